@@ -1,0 +1,378 @@
+//! Operations on each element. Binary ones broadcast.
+
+use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn_backend::{BoolDType, Scalar, Shape};
+use burn_dispatch::{Dispatch, DispatchTensor};
+
+use super::{FLOATS, NUMBERS, broadcast_shape, check_dtypes, sum_to};
+use crate::{DType, Misuse, Tensor};
+
+type Binary = fn(DispatchTensor, DispatchTensor) -> DispatchTensor;
+
+/// Burn broadcasts operands of one rank: leading axes of size 1 are added here.
+fn aligned(a: &Tensor, rank: usize) -> DispatchTensor {
+    if a.shape().len() == rank {
+        return a.value();
+    }
+    let mut sizes = vec![1; rank - a.shape().len()];
+    sizes.extend_from_slice(a.shape());
+    reshaped(a, sizes)
+}
+
+fn reshaped(a: &Tensor, sizes: Vec<usize>) -> DispatchTensor {
+    let shape = Shape::from(sizes);
+    match a.dtype() {
+        DType::Boolean => Dispatch::bool_reshape(a.value(), shape),
+        dtype if dtype.is_integer() => Dispatch::int_reshape(a.value(), shape),
+        _ => Dispatch::float_reshape(a.value(), shape),
+    }
+}
+
+fn run_binary(a: &Tensor, b: &Tensor, rank: usize, float: Binary, integer: Binary) -> DispatchTensor {
+    // Burn's kernels want rank 1 at least.
+    let rank_at_least_one = rank.max(1);
+    let (left, right) = (aligned(a, rank_at_least_one), aligned(b, rank_at_least_one));
+    let result = if a.dtype().is_float() { float(left, right) } else { integer(left, right) };
+    match (rank, a.dtype()) {
+        (0, dtype) if dtype.is_float() => Dispatch::float_reshape(result, Shape::from(Vec::<usize>::new())),
+        (0, _) => Dispatch::int_reshape(result, Shape::from(Vec::<usize>::new())),
+        _ => result,
+    }
+}
+
+macro_rules! arithmetic {
+    ($(#[$doc:meta])* $name:ident, $label:literal, $dtypes:expr, $float:ident, $integer:ident, |$step:ident, $a:ident, $b:ident, $g:ident| $left:expr, $right:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// The shapes do not broadcast, the dtypes differ or do not fit, or the quota is exceeded.
+        pub fn $name(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
+            check_dtypes($label, &[a, b], $dtypes)?;
+            let shape = broadcast_shape($label, a.shape(), b.shape())?;
+            Tensor::compute(
+                $label,
+                &shape,
+                a.dtype(),
+                &[a, b],
+                || run_binary(a, b, shape.len(), Dispatch::$float, Dispatch::$integer),
+                |$step| {
+                    let ($a, $b) = (&$step.inputs[0], &$step.inputs[1]);
+                    $step.gradients(&[
+                        &|$g| sum_to(&$left, $a.shape()),
+                        &|$g| sum_to(&$right, $b.shape()),
+                    ])
+                },
+            )
+        }
+    };
+}
+
+arithmetic!(
+    /// `a + b`; integers wrap.
+    add, "elementwise.add", NUMBERS, float_add, int_add, |step, a, b, g| g.clone(), g.clone()
+);
+arithmetic!(
+    /// `a - b`; integers wrap.
+    subtract, "elementwise.subtract", NUMBERS, float_sub, int_sub, |step, a, b, g| g.clone(), negative(g)?
+);
+arithmetic!(
+    /// `a * b`; integers wrap.
+    multiply, "elementwise.multiply", NUMBERS, float_mul, int_mul, |step, a, b, g| multiply(g, b)?, multiply(g, a)?
+);
+arithmetic!(
+    /// `a / b`; division by zero gives an infinity or NaN.
+    divide, "elementwise.divide", FLOATS, float_div, int_div,
+    |step, a, b, g| divide(g, b)?, negative(&divide(&multiply(g, step.output)?, b)?)?
+);
+
+/// The larger of the two; where they are equal, each gets half of the gradient.
+///
+/// # Errors
+/// As [`add`].
+pub fn maximum(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
+    extreme("elementwise.maximum", a, b, |a, b| less(b, a))
+}
+
+/// The smaller of the two; where they are equal, each gets half of the gradient.
+///
+/// # Errors
+/// As [`add`].
+pub fn minimum(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
+    extreme("elementwise.minimum", a, b, less)
+}
+
+/// `takes_a` says where `a` alone is taken; NaN in either gives NaN.
+fn extreme(
+    operation: &'static str,
+    a: &Tensor,
+    b: &Tensor,
+    takes_a: fn(&Tensor, &Tensor) -> Result<Tensor, Misuse>,
+) -> Result<Tensor, Misuse> {
+    check_dtypes(operation, &[a, b], FLOATS)?;
+    broadcast_shape(operation, a.shape(), b.shape())?;
+    let halves = multiply_scalar(&add(a, b)?, 0.5)?;
+    let not_a = where_(&takes_a(b, a)?, b, &halves)?;
+    where_(&takes_a(a, b)?, a, &not_a)
+}
+
+/// `a + scalar`; for integers the scalar is truncated towards zero.
+///
+/// # Errors
+/// `a` is boolean, or the quota is exceeded.
+pub fn add_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
+    const NAME: &str = "elementwise.add-scalar";
+    a.expect_dtype(NAME, NUMBERS)?;
+    let run = || match a.dtype() {
+        dtype if dtype.is_float() => Dispatch::float_add_scalar(a.value(), Scalar::Float(scalar)),
+        _ => Dispatch::int_add_scalar(a.value(), Scalar::Int(scalar as i64)),
+    };
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, |step| step.gradients(&[&|g| Ok(g.clone())]))
+}
+
+/// `a * scalar`; for integers the scalar is truncated towards zero.
+///
+/// # Errors
+/// `a` is boolean, or the quota is exceeded.
+pub fn multiply_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
+    const NAME: &str = "elementwise.multiply-scalar";
+    a.expect_dtype(NAME, NUMBERS)?;
+    let run = || match a.dtype() {
+        dtype if dtype.is_float() => Dispatch::float_mul_scalar(a.value(), Scalar::Float(scalar)),
+        _ => Dispatch::int_mul_scalar(a.value(), Scalar::Int(scalar as i64)),
+    };
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, move |step| {
+        step.gradients(&[&|g| multiply_scalar(g, scalar)])
+    })
+}
+
+/// `a ^ exponent`; NaN for a negative `a` and an exponent that is no integer; exponent 0 gives 1 everywhere.
+///
+/// # Errors
+/// `a` is not floating-point, or the quota is exceeded.
+pub fn power_scalar(a: &Tensor, exponent: f64) -> Result<Tensor, Misuse> {
+    const NAME: &str = "elementwise.power-scalar";
+    a.expect_dtype(NAME, FLOATS)?;
+    if exponent == 0.0 {
+        return Tensor::full(&a.device(), a.shape(), 1.0, a.dtype());
+    }
+    let run = || Dispatch::float_powf_scalar(a.value(), Scalar::Float(exponent));
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, move |step| {
+        step.gradients(&[&|g| {
+            multiply(g, &multiply_scalar(&power_scalar(&step.inputs[0], exponent - 1.0)?, exponent)?)
+        }])
+    })
+}
+
+/// `a` limited to `[low, high]`; the gradient is 0 outside and 1 on the bounds.
+///
+/// # Errors
+/// `low` exceeds `high` or is NaN, or `a` is not floating-point.
+pub fn clamp(a: &Tensor, low: f64, high: f64) -> Result<Tensor, Misuse> {
+    const NAME: &str = "elementwise.clamp";
+    a.expect_dtype(NAME, FLOATS)?;
+    if low.is_nan() || high.is_nan() || low > high {
+        return Err(Misuse::new(NAME, format!("bounds are {low} and {high}, expected the smaller one first")));
+    }
+    let run = || Dispatch::float_clamp(a.value(), Scalar::Float(low), Scalar::Float(high));
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, |step| {
+        // Inside and on the bounds the value is unchanged.
+        let inside = equal(&step.inputs[0], step.output)?;
+        step.gradients(&[&|g| where_(&inside, g, &zero_like(g)?)])
+    })
+}
+
+fn zero_like(a: &Tensor) -> Result<Tensor, Misuse> {
+    Tensor::full(&a.device(), &[], 0.0, a.dtype())
+}
+
+macro_rules! unary {
+    ($(#[$doc:meta])* $name:ident, $label:literal, |$value:ident| $run:expr, |$a:ident, $y:ident, $g:ident| $gradient:expr) => {
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// `a` is not floating-point, or the quota is exceeded.
+        pub fn $name(a: &Tensor) -> Result<Tensor, Misuse> {
+            a.expect_dtype($label, FLOATS)?;
+            let run = || {
+                let $value = a.value();
+                $run
+            };
+            Tensor::compute($label, a.shape(), a.dtype(), &[a], run, |step| {
+                #[allow(unused_variables, reason = "each derivative uses the input, the output, or both")]
+                let ($a, $y) = (&step.inputs[0], step.output);
+                step.gradients(&[&|$g| $gradient])
+            })
+        }
+    };
+}
+
+/// `-a`; integers too.
+///
+/// # Errors
+/// `a` is boolean, or the quota is exceeded.
+pub fn negative(a: &Tensor) -> Result<Tensor, Misuse> {
+    const NAME: &str = "elementwise.negative";
+    a.expect_dtype(NAME, NUMBERS)?;
+    let run = || if a.dtype().is_float() { Dispatch::float_neg(a.value()) } else { Dispatch::int_neg(a.value()) };
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, |step| step.gradients(&[&negative]))
+}
+
+unary!(
+    /// `1 / a`.
+    reciprocal, "elementwise.reciprocal", |v| Dispatch::float_recip(v),
+    |a, y, g| negative(&multiply(g, &multiply(y, y)?)?)
+);
+unary!(
+    /// `|a|`; its gradient at 0 is 0.
+    absolute, "elementwise.absolute", |v| Dispatch::float_abs(v), |a, y, g| multiply(g, &sign(a)?)
+);
+unary!(
+    /// -1, 0 or 1; its gradient is 0.
+    sign, "elementwise.sign", |v| Dispatch::float_sign(v),
+    |a, y, g| Tensor::full(&g.device(), g.shape(), 0.0, g.dtype())
+);
+unary!(
+    /// e to the power `a`.
+    exp, "elementwise.exp", |v| Dispatch::float_exp(v), |a, y, g| multiply(g, y)
+);
+unary!(
+    /// The natural logarithm; NaN below 0.
+    log, "elementwise.log", |v| Dispatch::float_log(v), |a, y, g| divide(g, a)
+);
+unary!(
+    /// The square root; NaN below 0, with an infinite gradient at 0.
+    sqrt, "elementwise.sqrt", |v| Dispatch::float_sqrt(v), |a, y, g| multiply_scalar(&divide(g, y)?, 0.5)
+);
+unary!(
+    /// The sine of radians.
+    sin, "elementwise.sin", |v| Dispatch::float_sin(v), |a, y, g| multiply(g, &cos(a)?)
+);
+unary!(
+    /// The cosine of radians.
+    cos, "elementwise.cos", |v| Dispatch::float_cos(v), |a, y, g| negative(&multiply(g, &sin(a)?)?)
+);
+unary!(
+    /// The hyperbolic tangent.
+    tanh, "elementwise.tanh", |v| Dispatch::float_tanh(v),
+    |a, y, g| subtract(g, &multiply(g, &multiply(y, y)?)?)
+);
+unary!(
+    /// The error function; its derivative is `2 / sqrt(pi) exp(-a^2)`.
+    erf, "elementwise.erf", |v| Dispatch::float_erf(v),
+    |a, y, g| multiply(g, &multiply_scalar(&exp(&negative(&multiply(a, a)?)?)?, std::f64::consts::FRAC_2_SQRT_PI)?)
+);
+unary!(
+    /// `1 / (1 + exp(-a))`.
+    sigmoid, "elementwise.sigmoid", |v| crate::kernel::sigmoid(v),
+    |a, y, g| multiply(g, &multiply(y, &add_scalar(&negative(y)?, 1.0)?)?)
+);
+
+/// `a * sigmoid(a)`.
+///
+/// # Errors
+/// `a` is not floating-point, or the quota is exceeded.
+pub fn silu(a: &Tensor) -> Result<Tensor, Misuse> {
+    a.expect_dtype("elementwise.silu", FLOATS)?;
+    multiply(a, &sigmoid(a)?)
+}
+
+macro_rules! comparison {
+    ($(#[$doc:meta])* $name:ident, $label:literal, $float:ident, $integer:ident) => {
+        $(#[$doc])*
+        ///
+        /// # Errors
+        /// The shapes do not broadcast, the dtypes differ or are boolean.
+        pub fn $name(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
+            check_dtypes($label, &[a, b], NUMBERS)?;
+            let shape = broadcast_shape($label, a.shape(), b.shape())?;
+            Tensor::constant($label, &shape, DType::Boolean, || {
+                let rank = shape.len().max(1);
+                let (left, right) = (aligned(a, rank), aligned(b, rank));
+                let result = if a.dtype().is_float() {
+                    Dispatch::$float(left, right, BoolDType::Native)
+                } else {
+                    Dispatch::$integer(left, right, BoolDType::Native)
+                };
+                Dispatch::bool_reshape(result, Shape::from(shape.to_vec()))
+            })
+        }
+    };
+}
+
+comparison!(
+    /// `a == b`; NaN equals nothing.
+    equal, "elementwise.equal", float_equal, int_equal
+);
+comparison!(
+    /// `a < b`.
+    less, "elementwise.less", float_lower, int_lower
+);
+comparison!(
+    /// `a <= b`.
+    less_equal, "elementwise.less-equal", float_lower_equal, int_lower_equal
+);
+
+/// Neither NaN nor infinite.
+///
+/// # Errors
+/// `a` is not floating-point.
+pub fn is_finite(a: &Tensor) -> Result<Tensor, Misuse> {
+    a.expect_dtype("elementwise.is-finite", FLOATS)?;
+    // The difference is 0 for finite numbers and NaN for all others.
+    let zero = multiply_scalar(&crate::autodiff::detach(a)?, 0.0)?;
+    equal(&zero, &zero)
+}
+
+fn logical(operation: &'static str, a: &Tensor, b: &Tensor, run: Binary) -> Result<Tensor, Misuse> {
+    check_dtypes(operation, &[a, b], &[DType::Boolean])?;
+    let shape = broadcast_shape(operation, a.shape(), b.shape())?;
+    Tensor::constant(operation, &shape, DType::Boolean, || {
+        let stretched =
+            |operand: &Tensor| Dispatch::bool_expand(aligned(operand, shape.len()), Shape::from(shape.to_vec()));
+        run(stretched(a), stretched(b))
+    })
+}
+
+/// Both are true.
+///
+/// # Errors
+/// An operand is not boolean, or the shapes do not broadcast.
+pub fn logical_and(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
+    logical("elementwise.logical-and", a, b, Dispatch::bool_and)
+}
+
+/// At least one is true.
+///
+/// # Errors
+/// An operand is not boolean, or the shapes do not broadcast.
+pub fn logical_or(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
+    logical("elementwise.logical-or", a, b, Dispatch::bool_or)
+}
+
+/// It is false.
+///
+/// # Errors
+/// The operand is not boolean.
+pub fn logical_not(a: &Tensor) -> Result<Tensor, Misuse> {
+    a.expect_dtype("elementwise.logical-not", &[DType::Boolean])?;
+    Tensor::constant("elementwise.logical-not", a.shape(), DType::Boolean, || Dispatch::bool_not(a.value()))
+}
+
+/// `a` where `condition` is true, else `b`; all broadcast. No gradient flows to the side that was not taken, not even a NaN.
+///
+/// # Errors
+/// `condition` is not boolean, `a` and `b` differ in dtype, or the shapes do not broadcast.
+pub fn where_(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
+    const NAME: &str = "elementwise.where";
+    condition.expect_dtype(NAME, &[DType::Boolean])?;
+    check_dtypes(NAME, &[a, b], &[DType::Float32, DType::Float64, DType::Int32, DType::Int64, DType::Boolean])?;
+    let sides = broadcast_shape(NAME, a.shape(), b.shape())?;
+    let shape = broadcast_shape(NAME, condition.shape(), &sides)?;
+    let run = || crate::kernel::select_where(condition, a, b, &shape);
+    let mask = condition.clone();
+    Tensor::compute(NAME, &shape, a.dtype(), &[a, b], run, move |step| {
+        step.gradients(&[&|g| sum_to(&where_(&mask, g, &zero_like(g)?)?, step.inputs[0].shape()), &|g| {
+            sum_to(&where_(&mask, &zero_like(g)?, g)?, step.inputs[1].shape())
+        }])
+    })
+}

@@ -1,0 +1,110 @@
+//! Linear algebra.
+
+use burn_backend::Shape;
+use burn_backend::ops::FloatTensorOps;
+use burn_dispatch::Dispatch;
+use thiserror::Error;
+
+use super::{FLOATS, broadcast_shape, check_dtypes, check_rank, elementwise, shape, sum_to};
+use crate::tensor::Sizes;
+use crate::{Misuse, Tensor, kernel};
+
+/// Why a system of equations has no solution.
+#[derive(Clone, Copy, Debug, Error, PartialEq, Eq)]
+pub enum SolveError {
+    /// Elimination found no pivot in this row.
+    #[error("the matrix is singular: no pivot in row {0}")]
+    Singular(usize),
+    /// An element is NaN or infinite.
+    #[error("the matrix has an element that is not finite")]
+    NotFinite,
+}
+
+/// Products of matrices over the last two axes; leading axes broadcast.
+///
+/// # Errors
+/// A rank is below 2, the inner sizes differ, or the leading axes do not broadcast.
+pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
+    const NAME: &str = "linalg.matmul";
+    check_dtypes(NAME, &[a, b], FLOATS)?;
+    let (rank_a, rank_b) = (a.shape().len(), b.shape().len());
+    if rank_a < 2 || rank_b < 2 {
+        return Err(Misuse::new(
+            NAME,
+            format!("shapes are {:?} and {:?}, expected rank 2 or more", a.shape(), b.shape()),
+        ));
+    }
+    let (columns, rows) = (a.shape()[rank_a - 1], b.shape()[rank_b - 2]);
+    if columns != rows {
+        return Err(Misuse::new(
+            NAME,
+            format!(
+                "columns of a ({columns}) differ from rows of b ({rows}); a is {:?}, b is {:?}",
+                a.shape(),
+                b.shape()
+            ),
+        ));
+    }
+    let batch = broadcast_shape(NAME, &a.shape()[..rank_a - 2], &b.shape()[..rank_b - 2])?;
+    let mut result = batch.clone();
+    result.extend([a.shape()[rank_a - 2], b.shape()[rank_b - 1]]);
+    let run = || {
+        if result.contains(&0) || columns == 0 {
+            return kernel::zeros(&result, a.dtype());
+        }
+        let stretched = |operand: &Tensor| {
+            let mut aligned = vec![1; result.len() - operand.shape().len()];
+            aligned.extend_from_slice(operand.shape());
+            let mut full = batch.to_vec();
+            full.extend_from_slice(&operand.shape()[operand.shape().len() - 2..]);
+            let value = Dispatch::float_reshape(operand.value(), Shape::from(aligned));
+            Dispatch::float_expand(value, Shape::from(full))
+        };
+        Dispatch::float_matmul(stretched(a), stretched(b))
+    };
+    Tensor::compute(NAME, &result, a.dtype(), &[a, b], run, |step| {
+        let (a, b) = (&step.inputs[0], &step.inputs[1]);
+        step.gradients(&[&|g| sum_to(&matmul(g, &transpose(b)?)?, a.shape()), &|g| {
+            sum_to(&matmul(&transpose(a)?, g)?, b.shape())
+        }])
+    })
+}
+
+fn transpose(a: &Tensor) -> Result<Tensor, Misuse> {
+    let rank = a.shape().len();
+    let mut axes: Sizes = (0..rank).collect();
+    axes.swap(rank - 1, rank - 2);
+    shape::permute(a, &axes)
+}
+
+/// The `x` of `a x = b` by LU decomposition with partial pivoting; `a` is `[n, n]`, `b` and `x` are `[n, k]`.
+///
+/// # Errors
+/// Outside: the shapes or dtypes do not fit. Inside: the matrix is singular or not finite.
+pub fn solve(a: &Tensor, b: &Tensor) -> Result<Result<Tensor, SolveError>, Misuse> {
+    const NAME: &str = "linalg.solve";
+    check_dtypes(NAME, &[a, b], FLOATS)?;
+    check_rank(NAME, "`a`", a, 2)?;
+    check_rank(NAME, "`b`", b, 2)?;
+    let n = a.shape()[0];
+    if a.shape()[1] != n || b.shape()[0] != n {
+        return Err(Misuse::new(
+            NAME,
+            format!("a is {:?} and b {:?}, expected [n, n] and [n, k]", a.shape(), b.shape()),
+        ));
+    }
+    let solution = match kernel::solve(&a.read_float64()?, &b.read_float64()?, n, b.shape()[1]) {
+        Ok(solution) => solution,
+        Err(error) => return Ok(Err(error)),
+    };
+    let run = || kernel::from_float64(solution, b.shape(), a.dtype());
+    Tensor::compute(NAME, b.shape(), a.dtype(), &[a, b], run, |step| {
+        // x = A^-1 b, so db = A^-T g and dA = -db x^T.
+        let gradient_b = solve(&transpose(&step.inputs[0])?, step.gradient)?
+            .map_err(|error| Misuse::new(NAME, format!("its gradient: {error}")))?;
+        step.gradients(&[&|_| elementwise::negative(&matmul(&gradient_b, &transpose(step.output)?)?), &|_| {
+            Ok(gradient_b.clone())
+        }])
+    })
+    .map(Ok)
+}

@@ -1,0 +1,86 @@
+//! Sums over rows that belong together: the three partial derivatives of one trilinear form,
+//! `sum_p sum_ij left[p, i] * blocks[segments[p], i, j] * right[p, j]`, closed under differentiation.
+
+use super::{FLOATS, check_dtypes, check_indices, check_rank};
+use crate::{Misuse, Tensor, kernel};
+
+/// `out[s, i, j] = sum over the rows p of segment s of left[p, i] * right[p, j]`: `[rows, m]`, `[rows, n]` to `[count, m, n]`.
+///
+/// # Errors
+/// The rows differ, a segment is not below `count`, or the dtypes differ.
+pub fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, count: usize) -> Result<Tensor, Misuse> {
+    const NAME: &str = "segment.outer-sum";
+    check_dtypes(NAME, &[left, right], FLOATS)?;
+    check_rows(NAME, "`left`", left, segments)?;
+    check_rows(NAME, "`right`", right, segments)?;
+    check_indices(NAME, segments, count)?;
+    let shape = [count, left.shape()[1], right.shape()[1]];
+    let places = segments.clone();
+    let run = || kernel::segment::outer_sum(left, right, segments, &shape);
+    Tensor::compute(NAME, &shape, left.dtype(), &[left, right], run, move |step| {
+        step.gradients(&[&|g| contract_right(&step.inputs[1], g, &places), &|g| {
+            contract_left(&step.inputs[0], g, &places)
+        }])
+    })
+}
+
+/// `out[p, j] = sum over i of left[p, i] * blocks[segments[p], i, j]`: `[rows, m]`, `[count, m, n]` to `[rows, n]`.
+///
+/// # Errors
+/// The rows or `m` differ, a segment is not below `count`, or the dtypes differ.
+pub fn contract_left(left: &Tensor, blocks: &Tensor, segments: &Tensor) -> Result<Tensor, Misuse> {
+    const NAME: &str = "segment.contract-left";
+    check_blocks(NAME, "`left`", left, blocks, segments, 1)?;
+    let shape = [left.shape()[0], blocks.shape()[2]];
+    let places = segments.clone();
+    let run = || kernel::segment::contract(left, blocks, segments, false, &shape);
+    Tensor::compute(NAME, &shape, left.dtype(), &[left, blocks], run, move |step| {
+        let (left, blocks) = (&step.inputs[0], &step.inputs[1]);
+        step.gradients(&[&|g| contract_right(g, blocks, &places), &|g| outer_sum(left, g, &places, blocks.shape()[0])])
+    })
+}
+
+/// `out[p, i] = sum over j of right[p, j] * blocks[segments[p], i, j]`: `[rows, n]`, `[count, m, n]` to `[rows, m]`.
+///
+/// # Errors
+/// The rows or `n` differ, a segment is not below `count`, or the dtypes differ.
+pub fn contract_right(right: &Tensor, blocks: &Tensor, segments: &Tensor) -> Result<Tensor, Misuse> {
+    const NAME: &str = "segment.contract-right";
+    check_blocks(NAME, "`right`", right, blocks, segments, 2)?;
+    let shape = [right.shape()[0], blocks.shape()[1]];
+    let places = segments.clone();
+    let run = || kernel::segment::contract(right, blocks, segments, true, &shape);
+    Tensor::compute(NAME, &shape, right.dtype(), &[right, blocks], run, move |step| {
+        let (right, blocks) = (&step.inputs[0], &step.inputs[1]);
+        step.gradients(&[&|g| contract_left(g, blocks, &places), &|g| outer_sum(g, right, &places, blocks.shape()[0])])
+    })
+}
+
+fn check_rows(operation: &'static str, what: &str, rows: &Tensor, segments: &Tensor) -> Result<(), Misuse> {
+    check_rank(operation, what, rows, 2)?;
+    check_rank(operation, "`segments`", segments, 1)?;
+    if rows.shape()[0] == segments.shape()[0] {
+        return Ok(());
+    }
+    Err(Misuse::new(operation, format!("{what} has {} rows, `segments` {}", rows.shape()[0], segments.shape()[0])))
+}
+
+fn check_blocks(
+    operation: &'static str,
+    what: &str,
+    rows: &Tensor,
+    blocks: &Tensor,
+    segments: &Tensor,
+    axis: usize,
+) -> Result<(), Misuse> {
+    check_dtypes(operation, &[rows, blocks], FLOATS)?;
+    check_rows(operation, what, rows, segments)?;
+    check_rank(operation, "`blocks`", blocks, 3)?;
+    if rows.shape()[1] != blocks.shape()[axis] {
+        return Err(Misuse::new(
+            operation,
+            format!("{what} has shape {:?}, which does not fit blocks of shape {:?}", rows.shape(), blocks.shape()),
+        ));
+    }
+    check_indices(operation, segments, blocks.shape()[0])
+}

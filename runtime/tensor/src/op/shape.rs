@@ -1,0 +1,160 @@
+//! The same elements in another arrangement. Any dtype.
+
+use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn_backend::{Shape, Slice};
+use burn_dispatch::Dispatch;
+
+use super::{broadcast_shape, check_axis, sum_to};
+use crate::tensor::Sizes;
+use crate::{DType, Misuse, Tensor};
+
+/// Calls the burn function of the tensor's kind.
+macro_rules! of_kind {
+    ($a:expr, $float:ident, $integer:ident, $boolean:ident, |$value:ident, $f:ident| $call:expr) => {{
+        let $value = $a.value();
+        match $a.dtype() {
+            DType::Boolean => {
+                let $f = Dispatch::$boolean;
+                $call
+            }
+            dtype if dtype.is_integer() => {
+                let $f = Dispatch::$integer;
+                $call
+            }
+            _ => {
+                let $f = Dispatch::$float;
+                $call
+            }
+        }
+    }};
+}
+
+/// The same elements, row-major, in another shape with as many.
+///
+/// # Errors
+/// The shape has another number of elements.
+pub fn reshape(a: &Tensor, shape: &[usize]) -> Result<Tensor, Misuse> {
+    const NAME: &str = "shape.reshape";
+    if shape == a.shape() {
+        return Ok(a.clone());
+    }
+    let count = crate::tensor::checked_bytes(NAME, shape, a.dtype())? / a.dtype().size();
+    if count != a.count() {
+        return Err(Misuse::new(
+            NAME,
+            format!("shape {:?} has {} elements, {shape:?} has {count}", a.shape(), a.count()),
+        ));
+    }
+    let run =
+        || of_kind!(a, float_reshape, int_reshape, bool_reshape, |value, run| run(value, Shape::from(shape.to_vec())));
+    Tensor::compute(NAME, shape, a.dtype(), &[a], run, |step| {
+        step.gradients(&[&|g| reshape(g, step.inputs[0].shape())])
+    })
+}
+
+/// Axis `i` of the result is axis `axes[i]` of `a`.
+///
+/// # Errors
+/// `axes` is not a permutation of all axes.
+pub fn permute(a: &Tensor, axes: &[usize]) -> Result<Tensor, Misuse> {
+    const NAME: &str = "shape.permute";
+    let mut inverse = vec![usize::MAX; a.shape().len()];
+    for (position, &axis) in axes.iter().enumerate() {
+        if let Some(entry) = inverse.get_mut(axis) {
+            *entry = position;
+        }
+    }
+    if axes.len() != inverse.len() || inverse.contains(&usize::MAX) {
+        return Err(Misuse::new(NAME, format!("{axes:?} is no permutation of the axes of shape {:?}", a.shape())));
+    }
+    let shape: Sizes = axes.iter().map(|&axis| a.shape()[axis]).collect();
+    let run = || of_kind!(a, float_permute, int_permute, bool_permute, |value, run| run(value, axes));
+    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| step.gradients(&[&|g| permute(g, &inverse)]))
+}
+
+/// `a` stretched to `shape` by the broadcasting rule.
+///
+/// # Errors
+/// `a` does not stretch to `shape`.
+pub fn broadcast_to(a: &Tensor, shape: &[usize]) -> Result<Tensor, Misuse> {
+    const NAME: &str = "shape.broadcast-to";
+    if shape == a.shape() {
+        return Ok(a.clone());
+    }
+    crate::tensor::checked_bytes(NAME, shape, a.dtype())?;
+    if broadcast_shape(NAME, a.shape(), shape)?.as_slice() != shape {
+        return Err(Misuse::new(NAME, format!("shape {:?} does not stretch to {shape:?}", a.shape())));
+    }
+    let mut aligned = vec![1; shape.len() - a.shape().len()];
+    aligned.extend_from_slice(a.shape());
+    let a = &reshape(a, &aligned)?;
+    let run =
+        || of_kind!(a, float_expand, int_expand, bool_expand, |value, run| run(value, Shape::from(shape.to_vec())));
+    Tensor::compute(NAME, shape, a.dtype(), &[a], run, |step| step.gradients(&[&|g| sum_to(g, step.inputs[0].shape())]))
+}
+
+/// The tensors one after another along `axis`.
+///
+/// # Errors
+/// There are none, or another axis or the dtypes differ.
+pub fn concatenate(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Misuse> {
+    const NAME: &str = "shape.concatenate";
+    let first = tensors.first().ok_or_else(|| Misuse::new(NAME, "there is no tensor"))?;
+    check_axis(NAME, first, axis)?;
+    for tensor in tensors {
+        let fits = tensor.shape().len() == first.shape().len()
+            && (0..first.shape().len()).all(|k| k == axis || tensor.shape()[k] == first.shape()[k]);
+        if !fits || tensor.dtype() != first.dtype() {
+            return Err(Misuse::new(NAME, format!("{tensor:?} does not fit {first:?} along axis {axis}")));
+        }
+    }
+    let mut shape = Sizes::from_slice(first.shape());
+    shape[axis] = tensors
+        .iter()
+        .try_fold(0_usize, |sum, tensor| sum.checked_add(tensor.shape()[axis]))
+        .ok_or_else(|| Misuse::new(NAME, "the axis becomes too long"))?;
+    let run = || crate::kernel::concatenate(tensors, axis, &shape);
+    Tensor::compute(NAME, &shape, first.dtype(), tensors, run, move |step| {
+        let mut start = 0;
+        let mut gradients = crate::autodiff::Gradients::new();
+        for (k, input) in step.inputs.iter().enumerate() {
+            let end = start + input.shape()[axis];
+            gradients.push(step.needs(k).then(|| slice(step.gradient, axis, start, end)).transpose()?);
+            start = end;
+        }
+        Ok(gradients)
+    })
+}
+
+/// The elements `start <= i < end` along `axis`.
+///
+/// # Errors
+/// `start <= end <= size` does not hold.
+pub fn slice(a: &Tensor, axis: usize, start: usize, end: usize) -> Result<Tensor, Misuse> {
+    const NAME: &str = "shape.slice";
+    check_axis(NAME, a, axis)?;
+    let size = a.shape()[axis];
+    if start > end || end > size {
+        return Err(Misuse::new(NAME, format!("{start} .. {end} of an axis of size {size}")));
+    }
+    let mut shape = Sizes::from_slice(a.shape());
+    shape[axis] = end - start;
+    let run = || {
+        let ranges: Vec<Slice> = (0..a.shape().len())
+            .map(|k| if k == axis { Slice::from(start..end) } else { Slice::from(0..a.shape()[k]) })
+            .collect();
+        of_kind!(a, float_slice, int_slice, bool_slice, |value, run| run(value, &ranges))
+    };
+    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| step.gradients(&[&|g| place(g, axis, start, size)]))
+}
+
+/// The transpose of [`slice`]: `a` at `start` along `axis` among zeros, `size` in all.
+pub(crate) fn place(a: &Tensor, axis: usize, start: usize, size: usize) -> Result<Tensor, Misuse> {
+    let zeros = |count: usize| {
+        let mut shape = Sizes::from_slice(a.shape());
+        shape[axis] = count;
+        Tensor::full(&a.device(), &shape, 0.0, a.dtype())
+    };
+    let end = start + a.shape()[axis];
+    concatenate(&[&zeros(start)?, a, &zeros(size - end)?], axis)
+}

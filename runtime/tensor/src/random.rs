@@ -1,0 +1,162 @@
+//! The run's one stream of random numbers, the same on every device.
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::tensor::checked_bytes;
+use crate::{DType, Device, Misuse, Tensor};
+
+/// A stream of random numbers that can be kept and continued.
+#[derive(Clone, Debug)]
+pub struct Random {
+    seed: u64,
+    generator: ChaCha8Rng,
+}
+
+impl Random {
+    /// The stream of this seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, generator: ChaCha8Rng::seed_from_u64(seed) }
+    }
+
+    /// Uniform in `[low, high)`.
+    ///
+    /// # Errors
+    /// The bounds are not finite or not in order, or `dtype` is not floating-point.
+    pub fn uniform(
+        &mut self,
+        device: &Device,
+        shape: &[usize],
+        low: f64,
+        high: f64,
+        dtype: DType,
+    ) -> Result<Tensor, Misuse> {
+        const NAME: &str = "random.uniform";
+        if !(low.is_finite() && high.is_finite() && low <= high) {
+            return Err(Misuse::new(NAME, format!("bounds are {low} and {high}, expected finite and in order")));
+        }
+        self.fill(NAME, device, shape, dtype, |random| low + (high - low) * random.unit())
+    }
+
+    /// Normal with this mean and standard deviation, by the method of Box and Muller.
+    ///
+    /// # Errors
+    /// A number is not finite, the deviation is negative, or `dtype` is not floating-point.
+    pub fn normal(
+        &mut self,
+        device: &Device,
+        shape: &[usize],
+        mean: f64,
+        standard_deviation: f64,
+        dtype: DType,
+    ) -> Result<Tensor, Misuse> {
+        const NAME: &str = "random.normal";
+        if !(mean.is_finite() && standard_deviation.is_finite() && standard_deviation >= 0.0) {
+            return Err(Misuse::new(
+                NAME,
+                format!(
+                    "mean {mean} and deviation {standard_deviation}, expected finite ones and no negative deviation"
+                ),
+            ));
+        }
+        self.fill(NAME, device, shape, dtype, |random| {
+            // 1 - u is never 0, so the logarithm is finite.
+            let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
+            mean + standard_deviation * radius * (std::f64::consts::TAU * random.unit()).cos()
+        })
+    }
+
+    /// The numbers `0 .. count` in random order (Fisher and Yates).
+    pub fn permutation(&mut self, count: u32) -> Vec<u32> {
+        let mut order: Vec<u32> = (0..count).collect();
+        for last in (1..order.len()).rev() {
+            order.swap(last, self.below(last as u64 + 1) as usize);
+        }
+        order
+    }
+
+    /// Where the stream stands: the seed and the number of words drawn, little-endian.
+    pub fn state(&self) -> Vec<u8> {
+        [&self.seed.to_le_bytes()[..], &self.generator.get_word_pos().to_le_bytes()[..]].concat()
+    }
+
+    /// Continues from a kept state.
+    ///
+    /// # Errors
+    /// These bytes are none.
+    pub fn set_state(&mut self, state: &[u8]) -> Result<(), String> {
+        let parts =
+            state.split_first_chunk::<8>().and_then(|(seed, rest)| Some((seed, <[u8; 16]>::try_from(rest).ok()?)));
+        let (seed, position) = parts.ok_or_else(|| format!("a random state has 24 bytes, found {}", state.len()))?;
+        *self = Self::new(u64::from_le_bytes(*seed));
+        self.generator.set_word_pos(u128::from_le_bytes(position));
+        Ok(())
+    }
+
+    /// Uniform in `[0, 1)` with 53 bits.
+    fn unit(&mut self) -> f64 {
+        (self.generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
+    }
+
+    /// Uniform in `0 .. bound` without bias: draws that would favour small numbers are rejected.
+    fn below(&mut self, bound: u64) -> u64 {
+        let accepted = u64::MAX - u64::MAX % bound;
+        loop {
+            let drawn = self.generator.next_u64();
+            if drawn < accepted {
+                return drawn % bound;
+            }
+        }
+    }
+
+    fn fill(
+        &mut self,
+        operation: &'static str,
+        device: &Device,
+        shape: &[usize],
+        dtype: DType,
+        mut draw: impl FnMut(&mut Self) -> f64,
+    ) -> Result<Tensor, Misuse> {
+        if !dtype.is_float() {
+            return Err(Misuse::new(operation, format!("dtype is {dtype}, expected float32 or float64")));
+        }
+        let bytes = checked_bytes(operation, shape, dtype)?;
+        drop(crate::memory::reserve(operation, bytes)?);
+        let values: Vec<f64> = (0..bytes / dtype.size()).map(|_| draw(self)).collect();
+        Tensor::from_float64(device, shape, &values, dtype)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_state_continues_with_the_same_numbers() {
+        let mut random = Random::new(7);
+        random.permutation(11);
+        let state = random.state();
+        let expected = random.permutation(100);
+        let mut other = Random::new(0);
+        assert_eq!(other.set_state(&state), Ok(()));
+        assert_eq!(other.permutation(100), expected);
+        assert!(other.set_state(&state[1..]).is_err());
+    }
+
+    #[test]
+    fn a_permutation_has_every_number_once() {
+        let mut order = Random::new(1).permutation(1000);
+        order.sort_unstable();
+        assert!(order.iter().enumerate().all(|(place, &number)| place == number as usize));
+    }
+
+    #[test]
+    fn normal_numbers_have_the_moments_asked_for() {
+        let values = Random::new(3).normal(&Device::cpu(), &[100_000], 2.0, 3.0, DType::Float64);
+        let values = values.and_then(|tensor| tensor.read_float64()).unwrap_or_default();
+        let mean = values.iter().sum::<f64>() / 1e5;
+        let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / 1e5;
+        // Five standard errors of the mean (3 / sqrt(1e5)) and of the variance (9 sqrt(2 / 1e5)).
+        assert!((mean - 2.0).abs() < 0.048 && (variance - 9.0).abs() < 0.21, "{mean} {variance}");
+    }
+}
