@@ -1,0 +1,365 @@
+//! Datasets: structures and targets in flat arrays, read once and shared.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use crate::extended_xyz::Frame;
+use crate::neighbor_list::{Geometry, PairList, neighbor_list};
+use crate::target::{Files, TargetData, TargetSource};
+use crate::types::{DatasetInfo, NeighborListOptions, SampleKind, TensorMap};
+use crate::{DataError, units};
+
+/// Where systems are read from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SystemsSource {
+    /// The file.
+    pub read_from: PathBuf,
+    /// Which reader: only `ase`, for extended XYZ, is known so far.
+    pub reader: Option<String>,
+    /// The unit of positions and cells; may be empty.
+    pub length_unit: String,
+}
+
+/// Where a dataset is read from.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DatasetSource {
+    /// The systems.
+    pub systems: SystemsSource,
+    /// What is to be learned.
+    pub targets: Vec<TargetSource>,
+    /// Further data.
+    pub extra_data: Vec<TargetSource>,
+}
+
+/// One structure of a dataset.
+#[derive(Clone, Copy, Debug)]
+pub struct StructureView<'a> {
+    /// Atomic numbers.
+    pub types: &'a [i32],
+    /// Three numbers for each atom.
+    pub positions: &'a [f64],
+    /// Rows are cell vectors; those of directions that are not periodic are as in the file.
+    pub cell: &'a [f64; 9],
+    /// Along which of them it repeats.
+    pub periodic: [bool; 3],
+}
+
+/// The mean and the standard deviation of a target over a set.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TargetStatistics {
+    /// The target.
+    pub name: String,
+    /// Of its values, or of `forces` or `stress times volume`.
+    pub of: &'static str,
+    /// The mean.
+    pub mean: f64,
+    /// The standard deviation, without correction.
+    pub standard_deviation: f64,
+}
+
+/// The neighbour lists of all structures for one request, made when first needed.
+type ListCache = Arc<Vec<OnceLock<Result<Arc<PairList>, DataError>>>>;
+
+#[derive(Debug)]
+struct Storage {
+    path: PathBuf,
+    /// The first atom of each structure, and the number of all atoms.
+    offsets: Vec<usize>,
+    types: Vec<i32>,
+    positions: Vec<f64>,
+    cells: Vec<[f64; 9]>,
+    periodic: Vec<[bool; 3]>,
+    targets: Vec<TargetData>,
+    extra_data: Vec<TargetData>,
+    neighbor_lists: Mutex<Vec<(NeighborListOptions, ListCache)>>,
+}
+
+/// A selection of the systems of a file, with their targets. Cheap to clone: the data is shared.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    storage: Arc<Storage>,
+    indices: Arc<Vec<u32>>,
+    info: Arc<DatasetInfo>,
+}
+
+impl Dataset {
+    /// Reads systems and targets.
+    ///
+    /// # Errors
+    /// A file cannot be read, breaks its format, or lacks what is asked for; always with file and frame.
+    pub fn read(source: &DatasetSource) -> Result<Self, DataError> {
+        let mut files = Files::default();
+        let path = source.systems.read_from.clone();
+        let frames = files.frames(&path, source.systems.reader.as_deref())?.to_vec();
+        let mut read = |sources: &[TargetSource]| {
+            sources
+                .iter()
+                .map(|target| TargetData::read(target, &mut files, &frames, &path))
+                .collect::<Result<Vec<_>, _>>()
+        };
+        let (targets, extra_data) = (read(&source.targets)?, read(&source.extra_data)?);
+        let mut offsets = vec![0];
+        let mut storage = Storage {
+            path,
+            offsets: Vec::new(),
+            types: Vec::new(),
+            positions: Vec::new(),
+            cells: Vec::with_capacity(frames.len()),
+            periodic: Vec::with_capacity(frames.len()),
+            targets,
+            extra_data,
+            neighbor_lists: Mutex::default(),
+        };
+        for (index, frame) in frames.iter().enumerate() {
+            check_cell(frame).map_err(|message| DataError::in_frame(&storage.path, index, message))?;
+            storage.types.extend(&frame.types);
+            storage.positions.extend(&frame.positions);
+            storage.cells.push(frame.cell);
+            storage.periodic.push(frame.periodic);
+            offsets.push(storage.types.len());
+        }
+        storage.offsets = offsets;
+        let mut atomic_types = storage.types.clone();
+        atomic_types.sort_unstable();
+        atomic_types.dedup();
+        let named = |data: &[TargetData]| data.iter().map(|data| data.target.clone()).collect();
+        let info = DatasetInfo {
+            length_unit: source.systems.length_unit.clone(),
+            atomic_types,
+            targets: named(&storage.targets),
+            extra_data: named(&storage.extra_data),
+        };
+        let indices = (0..frames.len() as u32).collect();
+        Ok(Self { storage: Arc::new(storage), indices: Arc::new(indices), info: Arc::new(info) })
+    }
+
+    /// The number of systems.
+    pub fn len(&self) -> usize {
+        self.indices.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.indices.is_empty()
+    }
+
+    /// The number of atoms of each system.
+    pub fn atom_counts(&self) -> Vec<u32> {
+        self.indices.iter().map(|&index| self.atom_count(index)).collect()
+    }
+
+    fn atom_count(&self, index: u32) -> u32 {
+        let offsets = &self.storage.offsets;
+        (offsets[index as usize + 1] - offsets[index as usize]) as u32
+    }
+
+    /// What is known of the file's systems and targets, or of the whole run.
+    pub fn info(&self) -> &DatasetInfo {
+        &self.info
+    }
+
+    /// The same systems, described by `info`.
+    pub fn with_info(&self, info: DatasetInfo) -> Self {
+        Self { info: Arc::new(info), ..self.clone() }
+    }
+
+    /// Some of its systems, in this order.
+    ///
+    /// # Errors
+    /// An index is beyond the last system.
+    pub fn select(&self, indices: &[usize]) -> Result<Self, DataError> {
+        let selected = indices
+            .iter()
+            .map(|&index| {
+                self.indices.get(index).copied().ok_or_else(|| {
+                    DataError::new(format!(
+                        "system {index} of `{}` was asked for, but it has {} systems, counted from 0",
+                        self.storage.path.display(),
+                        self.len()
+                    ))
+                })
+            })
+            .collect::<Result<Vec<u32>, _>>()?;
+        Ok(Self { indices: Arc::new(selected), ..self.clone() })
+    }
+
+    /// The position in the file of each of its systems.
+    pub fn positions_in_file(&self) -> &[u32] {
+        &self.indices
+    }
+
+    /// One structure; none beyond the last.
+    pub fn structure(&self, index: usize) -> Option<StructureView<'_>> {
+        self.indices.get(index).map(|&index| self.view(index))
+    }
+
+    fn view(&self, index: u32) -> StructureView<'_> {
+        let storage = &*self.storage;
+        let index = index as usize;
+        let atoms = storage.offsets[index]..storage.offsets[index + 1];
+        StructureView {
+            types: &storage.types[atoms.clone()],
+            positions: &storage.positions[3 * atoms.start..3 * atoms.end],
+            cell: &storage.cells[index],
+            periodic: storage.periodic[index],
+        }
+    }
+
+    /// A target, or extra data, of these systems.
+    ///
+    /// # Errors
+    /// There is none of this name, or an index is beyond the last system.
+    pub fn target(&self, name: &str, indices: &[usize]) -> Result<TensorMap, DataError> {
+        let selected = self.select(indices)?;
+        Ok(self.find(name)?.blocks(&selected.indices, &self.storage.offsets))
+    }
+
+    pub(crate) fn find(&self, name: &str) -> Result<&TargetData, DataError> {
+        let storage = &self.storage;
+        let mut known = storage.targets.iter().chain(&storage.extra_data);
+        known
+            .find(|data| data.target.name == name)
+            .ok_or_else(|| DataError::new(format!("`{}` has no target `{name}`", storage.path.display())))
+    }
+
+    /// These systems' positions in storage.
+    pub(crate) fn stored(&self, batch: &[u32]) -> Result<Vec<u32>, DataError> {
+        let selected: Vec<usize> = batch.iter().map(|&index| index as usize).collect();
+        self.select(&selected).map(|selected| selected.indices.to_vec())
+    }
+
+    pub(crate) fn stored_view(&self, index: u32) -> StructureView<'_> {
+        self.view(index)
+    }
+
+    pub(crate) fn offsets(&self) -> &[usize] {
+        &self.storage.offsets
+    }
+
+    /// The neighbour list of one stored structure: made once, kept for all epochs.
+    pub(crate) fn neighbor_list(&self, index: u32, options: &NeighborListOptions) -> Result<Arc<PairList>, DataError> {
+        let cache = self.cache(options);
+        cache[index as usize]
+            .get_or_init(|| {
+                let view = self.view(index);
+                let geometry = Geometry { positions: view.positions, cell: view.cell, periodic: view.periodic };
+                neighbor_list(geometry, options)
+                    .map(Arc::new)
+                    .map_err(|error| DataError::in_frame(&self.storage.path, index as usize, error))
+            })
+            .clone()
+    }
+
+    fn cache(&self, options: &NeighborListOptions) -> ListCache {
+        let mut caches = self.storage.neighbor_lists.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, cache)) = caches.iter().find(|(known, _)| known == options) {
+            return cache.clone();
+        }
+        let cache: ListCache = Arc::new(self.storage.cells.iter().map(|_| OnceLock::new()).collect());
+        caches.push((*options, cache.clone()));
+        cache
+    }
+
+    /// Mean and standard deviation of each target and its gradients.
+    pub fn statistics(&self) -> Vec<TargetStatistics> {
+        let mut statistics = Vec::new();
+        for data in &self.storage.targets {
+            let map = data.blocks(&self.indices, &self.storage.offsets);
+            let values = map.blocks.iter().flat_map(|block| block.values.iter().copied());
+            statistics.push(describe(&data.target.name, "values", values));
+            for gradient in map.blocks.iter().flat_map(|block| &block.gradients) {
+                let (of, sign) =
+                    if gradient.parameter == "positions" { ("forces", -1.0) } else { ("strain derivative", 1.0) };
+                statistics.push(describe(&data.target.name, of, gradient.values.iter().map(|value| sign * value)));
+            }
+        }
+        statistics
+    }
+
+    /// What looks wrong, though it may be right.
+    pub fn warnings(&self) -> Vec<String> {
+        let unit = &self.info.length_unit;
+        let file = self.storage.path.display();
+        let mut warnings = Vec::new();
+        match units::length_in_angstrom(unit) {
+            None if !unit.is_empty() => {
+                warnings.push(format!("the length unit `{unit}` of `{file}` is not one that is known"))
+            }
+            Some(angstrom) => warnings.extend(self.implausible_distance(angstrom)),
+            None => {}
+        }
+        for target in self.info.targets.iter().filter(|target| target.info.quantity == "energy") {
+            if !target.info.unit.is_empty() && units::energy_in_electronvolt(&target.info.unit).is_none() {
+                warnings.push(format!(
+                    "the unit `{}` of the target `{}` is not an energy that is known",
+                    target.info.unit, target.name
+                ));
+            }
+            if target.info.sample_kind == SampleKind::System && target.info.gradients.is_empty() {
+                warnings.push(format!(
+                    "the target `{}` has no forces in `{file}`: it is trained on energies only",
+                    target.name
+                ));
+            }
+        }
+        warnings
+    }
+
+    /// Compares the closest pair of the first structures with what chemistry allows.
+    fn implausible_distance(&self, angstrom: f64) -> Option<String> {
+        /// Structures that are looked at.
+        const SAMPLE: usize = 10;
+        /// No two atoms are closer: the bond of H2 is 0.74 angstrom.
+        const CLOSEST: f64 = 0.4;
+        /// In any molecule or solid some two atoms are closer.
+        const FARTHEST: f64 = 5.0;
+        let options = NeighborListOptions { cutoff: FARTHEST / angstrom, full_list: false, strict: true };
+        let mut closest = f64::INFINITY;
+        let mut has_pairs = false;
+        for index in self.indices.iter().take(SAMPLE) {
+            let view = self.view(*index);
+            has_pairs |= view.types.len() > 1;
+            let geometry = Geometry { positions: view.positions, cell: view.cell, periodic: view.periodic };
+            let pairs = neighbor_list(geometry, &options).ok()?;
+            for (pair, shift) in pairs.atoms.iter().zip(&pairs.shifts) {
+                let squared: f64 = (0..3)
+                    .map(|axis| {
+                        let offset: f64 = (0..3).map(|row| f64::from(shift[row]) * view.cell[3 * row + axis]).sum();
+                        let difference =
+                            view.positions[3 * pair[1] as usize + axis] - view.positions[3 * pair[0] as usize + axis];
+                        (difference + offset).powi(2)
+                    })
+                    .sum();
+                closest = closest.min(squared.sqrt() * angstrom);
+            }
+        }
+        let (file, unit) = (self.storage.path.display(), &self.info.length_unit);
+        if closest < CLOSEST {
+            return Some(format!(
+                "two atoms of `{file}` are {closest:.2} angstrom apart if its lengths are in `{unit}`: is the unit right?"
+            ));
+        }
+        (has_pairs && closest.is_infinite())
+            .then(|| format!("no two atoms of `{file}` are closer than {FARTHEST} angstrom if its lengths are in `{unit}`: is the unit right?"))
+    }
+}
+
+fn describe(name: &str, of: &'static str, values: impl Iterator<Item = f64> + Clone) -> TargetStatistics {
+    let known = values.filter(|value| !value.is_nan());
+    let count = known.clone().count().max(1) as f64;
+    let mean = known.clone().sum::<f64>() / count;
+    let variance = known.map(|value| (value - mean).powi(2)).sum::<f64>() / count;
+    TargetStatistics { name: name.to_owned(), of, mean, standard_deviation: variance.sqrt() }
+}
+
+fn check_cell(frame: &Frame) -> Result<(), String> {
+    if !frame.cell.iter().all(|value| value.is_finite()) {
+        return Err("a cell vector is not finite".to_owned());
+    }
+    for axis in (0..3).filter(|&axis| frame.periodic[axis]) {
+        if frame.cell[3 * axis..3 * axis + 3].iter().all(|&value| value == 0.0) {
+            return Err(format!("`pbc` says that it repeats along cell vector {}, which is zero", axis + 1));
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,347 @@
+//! Neighbour lists at linear cost, for every kind of periodicity.
+//!
+//! Atoms are sorted into bins that are at least as large as needed to keep few atoms in each; an atom's neighbours lie in the bins around its
+//! own. Along a periodic direction the bins wrap, and go around as often as the cutoff asks, so a cell may be far smaller than
+//! the cutoff. Directions that are not periodic are spanned by unit vectors at right angles to the periodic ones, and their bins end where the atoms end.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rayon::prelude::*;
+
+use crate::{DataError, NeighborListOptions};
+
+/// The most pairs of one structure: 16 GB of them.
+const MOST_PAIRS: usize = 1 << 28;
+/// The most bins that are looked through for one atom: a cell this much smaller than the cutoff is a mistake.
+const MOST_BINS_PER_ATOM: f64 = 1e6;
+/// Bins for each atom, at most. An empty bin costs as much to visit as a full one, so many more would not pay.
+const BINS_PER_ATOM: f64 = 4.0;
+/// Bins are higher than the cutoff by this part, so that rounding of a fractional coordinate cannot put a neighbour two bins away.
+const MARGIN: f64 = 1e-6;
+/// Structures with at least this many atoms are searched by several threads.
+const PARALLEL_ATOMS: usize = 2048;
+
+/// The pairs of one structure, sorted by first atom, second atom and shift.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct PairList {
+    /// The two atoms of each pair.
+    pub atoms: Vec<[u32; 2]>,
+    /// How many cell vectors are added to the second atom.
+    pub shifts: Vec<[i32; 3]>,
+}
+
+/// A structure as the search sees it.
+#[derive(Clone, Copy, Debug)]
+pub struct Geometry<'a> {
+    /// Three numbers for each atom.
+    pub positions: &'a [f64],
+    /// Rows are cell vectors.
+    pub cell: &'a [f64; 9],
+    /// Along which of them it repeats.
+    pub periodic: [bool; 3],
+}
+
+/// All pairs closer than the cutoff: `|r_second - r_first + shift . cell| < cutoff`, or `<=` where the list is not strict. An atom and
+/// its own images are pairs, an atom and itself is none. A half list has each pair once: the first atom is the smaller, or, for an atom and
+/// its image, the shift's first number that is not 0 is positive.
+///
+/// # Errors
+/// The cutoff is not positive and finite; a position is not finite; the vectors of periodic directions are not independent; there
+/// would be too many pairs.
+pub fn neighbor_list(geometry: Geometry<'_>, options: &NeighborListOptions) -> Result<PairList, DataError> {
+    if !(options.cutoff.is_finite() && options.cutoff > 0.0) {
+        return Err(DataError::new(format!(
+            "the cutoff of a neighbour list is {}, expected a positive number",
+            options.cutoff
+        )));
+    }
+    if !geometry.positions.iter().all(|value| value.is_finite()) {
+        return Err(DataError::new("a position is not a finite number"));
+    }
+    let count = geometry.positions.len() / 3;
+    if count == 0 {
+        return Ok(PairList::default());
+    }
+    let search = Search::new(geometry, options, count)?;
+    // Counted while they are found: a cell that is far too small would fill the memory before the end.
+    let found = AtomicUsize::new(0);
+    let neighbors = |atom| {
+        let pairs = search.neighbors_of(atom, &found);
+        pairs.ok_or_else(|| too_many(options.cutoff))
+    };
+    let of_atoms: Vec<Vec<Pair>> = if count < PARALLEL_ATOMS {
+        (0..count).map(neighbors).collect::<Result<_, _>>()?
+    } else {
+        (0..count).into_par_iter().map(neighbors).collect::<Result<_, _>>()?
+    };
+    let pairs = of_atoms.iter().map(Vec::len).sum();
+    let mut list = PairList { atoms: Vec::with_capacity(pairs), shifts: Vec::with_capacity(pairs) };
+    for (atoms, shift) in of_atoms.into_iter().flatten() {
+        list.atoms.push(atoms);
+        list.shifts.push(shift);
+    }
+    Ok(list)
+}
+
+fn too_many(cutoff: f64) -> DataError {
+    DataError::new(format!("a neighbour list with the cutoff {cutoff} has too many pairs"))
+        .with_hint("check that `length_unit`, the cell and the cutoff of the architecture fit together")
+}
+
+type Vector = [f64; 3];
+
+/// The two atoms, and the shift of the second.
+type Pair = ([u32; 2], [i32; 3]);
+
+fn dot(a: Vector, b: Vector) -> f64 {
+    a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
+}
+
+fn cross(a: Vector, b: Vector) -> Vector {
+    [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+}
+
+fn scaled(a: Vector, factor: f64) -> Vector {
+    a.map(|value| value * factor)
+}
+
+fn norm(a: Vector) -> f64 {
+    dot(a, a).sqrt()
+}
+
+struct Search<'a> {
+    geometry: Geometry<'a>,
+    options: NeighborListOptions,
+    /// Rows are cell vectors.
+    cell: [Vector; 3],
+    /// The number of bins along each direction.
+    bins: [usize; 3],
+    /// How many bins away a neighbour can be.
+    reach: [i64; 3],
+    /// For each atom: its bin and how many cell vectors were taken off to bring it into the cell.
+    places: Vec<([i64; 3], [i32; 3])>,
+    /// The atoms of bin `b` are `atoms[starts[b] .. starts[b + 1]]`, in ascending order.
+    starts: Vec<u32>,
+    atoms: Vec<u32>,
+}
+
+impl<'a> Search<'a> {
+    fn new(geometry: Geometry<'a>, options: &NeighborListOptions, count: usize) -> Result<Self, DataError> {
+        let cell = spanning_cell(geometry)?;
+        let volume = dot(cell[0], cross(cell[1], cell[2]));
+        // Averaged over where atoms are, this is the number of pairs exactly; so a hopeless search need not be started.
+        let sphere = 4.0 / 3.0 * std::f64::consts::PI * options.cutoff.powi(3);
+        let expected = (count as f64).powi(2) * sphere / volume.abs();
+        if geometry.periodic == [true; 3] && expected > 2.0 * MOST_PAIRS as f64 {
+            return Err(too_many(options.cutoff));
+        }
+        // Rows of the inverse, transposed: the fractional coordinate along k is r . reciprocal[k].
+        let reciprocal = [0, 1, 2].map(|k: usize| scaled(cross(cell[(k + 1) % 3], cell[(k + 2) % 3]), 1.0 / volume));
+        // The distance between the faces that direction k crosses.
+        let heights = reciprocal.map(|vector| 1.0 / norm(vector));
+        let fractional: Vec<Vector> = geometry
+            .positions
+            .chunks_exact(3)
+            .map(|r| reciprocal.map(|vector| dot([r[0], r[1], r[2]], vector)))
+            .collect();
+        let mut low = [0.0; 3];
+        let mut width = [1.0; 3];
+        for k in (0..3).filter(|&k| !geometry.periodic[k]) {
+            low[k] = fractional.iter().map(|s| s[k]).fold(f64::INFINITY, f64::min);
+            let high = fractional.iter().map(|s| s[k]).fold(f64::NEG_INFINITY, f64::max);
+            width[k] = (high - low[k]).max(f64::MIN_POSITIVE);
+        }
+        let extents: Vector = std::array::from_fn(|k| heights[k] * width[k]);
+        let bins = bins_along(extents, options.cutoff, count);
+        let reach = [0, 1, 2].map(|k| {
+            let bin_height = extents[k] / bins[k] as f64;
+            let bins_away = (options.cutoff / bin_height).ceil();
+            if geometry.periodic[k] { bins_away } else { bins_away.min(bins[k] as f64 - 1.0) }
+        });
+        if reach.iter().map(|reach| 2.0 * reach + 1.0).product::<f64>() > MOST_BINS_PER_ATOM {
+            return Err(too_many(options.cutoff));
+        }
+        let mut places = Vec::with_capacity(count);
+        for s in &fractional {
+            let mut bin = [0; 3];
+            let mut taken = [0; 3];
+            for k in 0..3 {
+                let whole = if geometry.periodic[k] { s[k].floor() } else { low[k] };
+                if geometry.periodic[k] {
+                    if whole.abs() > f64::from(i32::MAX / 4) {
+                        return Err(DataError::new("an atom is further from its cell than can be counted"));
+                    }
+                    taken[k] = whole as i32;
+                }
+                let place = ((s[k] - whole) / width[k] * bins[k] as f64).floor();
+                bin[k] = (place as i64).clamp(0, bins[k] as i64 - 1);
+            }
+            places.push((bin, taken));
+        }
+        let index = |bin: [i64; 3]| (bin[0] as usize * bins[1] + bin[1] as usize) * bins[2] + bin[2] as usize;
+        let mut starts = vec![0_u32; bins.iter().product::<usize>() + 1];
+        for (bin, _) in &places {
+            starts[index(*bin) + 1] += 1;
+        }
+        for bin in 1..starts.len() {
+            starts[bin] += starts[bin - 1];
+        }
+        let mut next = starts.clone();
+        let mut atoms = vec![0; count];
+        for (atom, (bin, _)) in places.iter().enumerate() {
+            let slot = &mut next[index(*bin)];
+            atoms[*slot as usize] = atom as u32;
+            *slot += 1;
+        }
+        let reach = reach.map(|reach| reach as i64);
+        Ok(Self { geometry, options: *options, cell, bins, reach, places, starts, atoms })
+    }
+
+    fn position(&self, atom: usize) -> Vector {
+        let r = &self.geometry.positions[3 * atom..3 * atom + 3];
+        [r[0], r[1], r[2]]
+    }
+
+    /// The pairs of one atom, sorted; none if `found`, the pairs of all atoms so far, passes the limit.
+    fn neighbors_of(&self, first: usize, found: &AtomicUsize) -> Option<Vec<Pair>> {
+        let mut pairs = Vec::new();
+        let mut counted = 0;
+        let (bin, taken) = self.places[first];
+        for x in self.along(0, bin[0]) {
+            for y in self.along(1, bin[1]) {
+                for z in self.along(2, bin[2]) {
+                    self.visit(first, taken, [x, y, z], &mut pairs);
+                }
+            }
+            let more = pairs.len() - counted;
+            counted = pairs.len();
+            if found.fetch_add(more, Ordering::Relaxed) + more > MOST_PAIRS {
+                return None;
+            }
+        }
+        pairs.sort_unstable();
+        Some(pairs)
+    }
+
+    /// The bins along one direction that may hold neighbours, each with the number of cells it lies away.
+    fn along(&self, k: usize, bin: i64) -> impl Iterator<Item = (usize, i32)> {
+        let (count, periodic) = (self.bins[k] as i64, self.geometry.periodic[k]);
+        (bin - self.reach[k]..=bin + self.reach[k])
+            .filter(move |place| periodic || (0..count).contains(place))
+            .map(move |place| (place.rem_euclid(count) as usize, place.div_euclid(count) as i32))
+    }
+
+    fn visit(&self, first: usize, taken: [i32; 3], around: [(usize, i32); 3], found: &mut Vec<Pair>) {
+        let bin = (around[0].0 * self.bins[1] + around[1].0) * self.bins[2] + around[2].0;
+        let origin = self.position(first);
+        for &second in &self.atoms[self.starts[bin] as usize..self.starts[bin + 1] as usize] {
+            let theirs = self.places[second as usize].1;
+            let shift: [i32; 3] = std::array::from_fn(|k| around[k].1 - theirs[k] + taken[k]);
+            if !self.is_listed(first, second as usize, shift) {
+                continue;
+            }
+            let r = self.position(second as usize);
+            let vector: Vector = std::array::from_fn(|axis| {
+                let offset: f64 = (0..3).map(|k| f64::from(shift[k]) * self.cell[k][axis]).sum();
+                r[axis] - origin[axis] + offset
+            });
+            let distance = norm(vector);
+            if distance < self.options.cutoff || (!self.options.strict && distance == self.options.cutoff) {
+                found.push(([first as u32, second], shift));
+            }
+        }
+    }
+
+    fn is_listed(&self, first: usize, second: usize, shift: [i32; 3]) -> bool {
+        if first == second {
+            return if self.options.full_list { shift != [0; 3] } else { shift > [0; 3] };
+        }
+        self.options.full_list || first < second
+    }
+}
+
+/// The number of bins along each direction: as many as the cutoff allows, but for all together no more than a few for each atom. The
+/// direction with most gives first, so that a long thin system keeps its bins along its length.
+fn bins_along(extents: Vector, cutoff: f64, count: usize) -> [usize; 3] {
+    let most = (BINS_PER_ATOM * count as f64).max(1.0);
+    let mut bins = extents.map(|extent| (extent / (cutoff * (1.0 + MARGIN))).floor().clamp(1.0, most));
+    while bins.iter().product::<f64>() > most {
+        let longest = (0..3).max_by(|&a, &b| bins[a].total_cmp(&bins[b])).unwrap_or(0);
+        bins[longest] = (bins[longest] / 2.0).floor().max(1.0);
+    }
+    bins.map(|bins| bins as usize)
+}
+
+/// The cell with the directions that are not periodic replaced by unit vectors at right angles to the others.
+fn spanning_cell(geometry: Geometry<'_>) -> Result<[Vector; 3], DataError> {
+    let rows: [Vector; 3] = std::array::from_fn(|k| std::array::from_fn(|axis| geometry.cell[3 * k + axis]));
+    if !rows.iter().flatten().all(|value| value.is_finite()) {
+        return Err(DataError::new("a cell vector is not finite"));
+    }
+    let mut cell = rows;
+    let periodic: Vec<usize> = (0..3).filter(|&k| geometry.periodic[k]).collect();
+    let free: Vec<usize> = (0..3).filter(|&k| !geometry.periodic[k]).collect();
+    match (periodic.as_slice(), free.as_slice()) {
+        ([], _) => cell = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+        ([one], [first, second]) => {
+            let along = scaled(rows[*one], 1.0 / norm(rows[*one]));
+            // The axis that is least parallel to it gives the best-conditioned frame.
+            let least = (0..3).min_by(|&a, &b| along[a].abs().total_cmp(&along[b].abs())).unwrap_or(0);
+            let mut axis = [0.0; 3];
+            axis[least] = 1.0;
+            let across = cross(along, axis);
+            let across = scaled(across, 1.0 / norm(across));
+            cell[*first] = across;
+            cell[*second] = cross(along, across);
+        }
+        ([one, two], [third]) => {
+            let normal = cross(rows[*one], rows[*two]);
+            cell[*third] = scaled(normal, 1.0 / norm(normal));
+        }
+        _ => {}
+    }
+    let volume = dot(cell[0], cross(cell[1], cell[2])).abs();
+    let edges: f64 = cell.iter().map(|&row| norm(row)).product();
+    // Flatter than this, the rounding of fractional coordinates would lose atoms.
+    if volume.is_nan() || volume <= 1e-10 * edges {
+        return Err(DataError::new("the cell vectors of the periodic directions are zero or lie in one plane")
+            .with_hint("check `Lattice` and `pbc` of the structure"));
+    }
+    Ok(cell)
+}
+
+/// The pairs of all systems of a batch, atoms numbered through the batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Pairs {
+    /// The first atom of each pair.
+    pub first: Vec<i64>,
+    /// The second atom.
+    pub second: Vec<i64>,
+    /// Three numbers for each pair.
+    pub shifts: Vec<i64>,
+    /// The system of each pair.
+    pub systems: Vec<i64>,
+}
+
+impl Pairs {
+    /// The lists of several structures with these numbers of atoms, one after the other.
+    pub(crate) fn concatenated(lists: &[Arc<PairList>], atom_counts: &[u32]) -> Self {
+        let total = lists.iter().map(|list| list.atoms.len()).sum();
+        let mut pairs = Self {
+            first: Vec::with_capacity(total),
+            second: Vec::with_capacity(total),
+            shifts: Vec::with_capacity(3 * total),
+            systems: Vec::with_capacity(total),
+        };
+        let mut offset = 0;
+        for (system, (list, &atoms)) in lists.iter().zip(atom_counts).enumerate() {
+            pairs.first.extend(list.atoms.iter().map(|pair| i64::from(pair[0]) + offset));
+            pairs.second.extend(list.atoms.iter().map(|pair| i64::from(pair[1]) + offset));
+            pairs.shifts.extend(list.shifts.iter().flatten().map(|&shift| i64::from(shift)));
+            pairs.systems.resize(pairs.first.len(), system as i64);
+            offset += i64::from(atoms);
+        }
+        pairs
+    }
+}

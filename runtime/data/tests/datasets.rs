@@ -1,0 +1,189 @@
+//! Datasets from real files: the project's own fixtures.
+
+use std::path::{Path, PathBuf};
+
+use kilnbox_data::{
+    BatchOptions, DataError, Dataset, DatasetSource, GradientSource, NeighborListOptions, SampleKind, SystemsSource,
+    TargetInfo, TargetSource, TargetType,
+};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fixtures").join(name)
+}
+
+fn source(path: &Path) -> DatasetSource {
+    let gradient = |key: &str| GradientSource { read_from: path.to_owned(), key: key.to_owned(), required: false };
+    let energy = TargetSource {
+        name: "energy".into(),
+        info: TargetInfo {
+            quantity: "energy".into(),
+            unit: "eV".into(),
+            description: String::new(),
+            sample_kind: SampleKind::System,
+            target_type: TargetType::Scalar,
+            num_subtargets: 1,
+            gradients: Vec::new(),
+        },
+        read_from: path.to_owned(),
+        reader: None,
+        key: "energy".into(),
+        forces: Some(gradient("forces")),
+        stress: Some(gradient("stress")),
+        virial: None,
+    };
+    DatasetSource {
+        systems: SystemsSource { read_from: path.to_owned(), reader: None, length_unit: "angstrom".into() },
+        targets: vec![energy],
+        extra_data: Vec::new(),
+    }
+}
+
+fn options() -> NeighborListOptions {
+    NeighborListOptions { cutoff: 5.0, full_list: true, strict: true }
+}
+
+#[test]
+fn ethanol_has_energies_and_forces() {
+    let dataset = Dataset::read(&source(&fixture("ethanol/ethanol.xyz"))).unwrap();
+    assert_eq!(dataset.len(), 300);
+    assert_eq!(dataset.info().atomic_types, [1, 6, 8]);
+    assert_eq!(dataset.info().targets[0].info.gradients, ["positions"]);
+    assert_eq!(dataset.warnings(), Vec::<String>::new());
+    let map = dataset.target("energy", &[5, 0]).unwrap();
+    let block = &map.blocks[0];
+    assert_eq!(
+        (block.shape.as_slice(), block.gradients[0].shape.as_slice()),
+        ([2, 1].as_slice(), [18, 3, 1].as_slice())
+    );
+    assert_eq!(block.samples.values, [0, 1]);
+    assert_eq!(block.gradients[0].samples.values[..6], [0, 0, 0, 0, 0, 1]);
+    // The file's numbers, with the sign of a gradient.
+    let frames = kilnbox_data::extended_xyz::read(&fixture("ethanol/ethanol.xyz")).unwrap();
+    let Some(kilnbox_data::extended_xyz::Column::Numbers { values, .. }) = frames[5].array("forces") else { panic!() };
+    assert_eq!(block.gradients[0].values[0], -values[0]);
+    assert_eq!(frames[5].info("energy"), Some(&kilnbox_data::extended_xyz::Value::Numbers(vec![block.values[0]])));
+}
+
+#[test]
+fn copper_has_strain_gradients_of_stress_times_volume() {
+    let dataset = Dataset::read(&source(&fixture("copper/copper.xyz"))).unwrap();
+    assert_eq!(dataset.info().targets[0].info.gradients, ["positions", "strain"]);
+    let map = dataset.target("energy", &[0]).unwrap();
+    let strain = &map.blocks[0].gradients[1];
+    assert_eq!(strain.shape, [1, 3, 3, 1]);
+    let view = dataset.structure(0).unwrap();
+    let c = view.cell;
+    let volume =
+        c[0] * (c[4] * c[8] - c[5] * c[7]) - c[1] * (c[3] * c[8] - c[5] * c[6]) + c[2] * (c[3] * c[7] - c[4] * c[6]);
+    // The first number of `stress` in the file, which has 17 digits.
+    assert!((strain.values[0] - -0.064_538_748_478_323_86 * volume).abs() < 1e-12);
+}
+
+#[test]
+fn batches_come_in_order_with_lists_that_are_kept() {
+    let dataset = Dataset::read(&source(&fixture("copper/copper.xyz"))).unwrap().select(&[3, 1, 2, 0]).unwrap();
+    let request =
+        || BatchOptions { neighbor_lists: vec![options()], targets: vec!["energy".into()], extra_data: Vec::new() };
+    let read = || {
+        let mut batches = dataset.batches(vec![vec![0, 1], vec![3]], request()).unwrap();
+        let mut all = Vec::new();
+        while let Some(batch) = batches.next().unwrap() {
+            all.push(batch);
+        }
+        all
+    };
+    let (first, second) = (read(), read());
+    assert_eq!((first.len(), first[0].systems.atom_counts.len(), first[1].systems.atom_counts.len()), (2, 2, 1));
+    assert_eq!(format!("{first:?}"), format!("{second:?}"));
+    let systems = &first[0].systems;
+    let pairs = systems.neighbors(&options()).unwrap();
+    let mut alone = systems.clone();
+    alone.neighbor_lists.clear();
+    assert_eq!(*alone.neighbors(&options()).unwrap(), *pairs, "a list made on demand is the prepared one");
+    let atoms = i64::from(systems.atom_counts[0]);
+    for pair in 0..pairs.first.len() {
+        assert_eq!(pairs.systems[pair], i64::from(pairs.first[pair] >= atoms));
+        assert_eq!(pairs.first[pair] >= atoms, pairs.second[pair] >= atoms);
+    }
+    // Dropped in the middle, the other thread ends too: `drop` waits for it.
+    drop(dataset.batches(vec![vec![0]; 100], request()).unwrap());
+}
+
+#[test]
+fn what_is_asked_for_in_vain_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.xyz");
+    let frames =
+        |second: &str| format!("1\nenergy=1.0 Properties=species:S:1:pos:R:3:forces:R:3\nH 0 0 0 0 0 0\n{second}");
+    let with_forces = "1\nenergy=1.0 Properties=species:S:1:pos:R:3:forces:R:3\nH 0 0 0 0 0 0\n";
+    let without = "1\nenergy=1.0\nH 0 0 0\n";
+    let read = |text: &str, change: fn(&mut DatasetSource)| -> Result<Dataset, DataError> {
+        std::fs::write(&path, text).unwrap();
+        let mut source = source(&path);
+        change(&mut source);
+        Dataset::read(&source)
+    };
+    let message = |text: &str, change: fn(&mut DatasetSource)| {
+        let error = read(text, change).unwrap_err();
+        format!("{error}; {}", error.hint().unwrap_or("no hint"))
+    };
+    let cases: &[(String, fn(&mut DatasetSource), &str)] = &[
+        (frames("1\nE=1.0\nH 0 0 0\n"), |_| {}, "frame 1: there is no value `energy`; it has `E`"),
+        (frames("1\nenergy=x\nH 0 0 0\n"), |_| {}, "frame 1: `energy` is not a number; no hint"),
+        (frames("1\nenergy=\"1 2\"\nH 0 0 0\n"), |_| {}, "frame 1: `energy` has 2 numbers, expected 1; no hint"),
+        (
+            frames(without),
+            |_| {},
+            "frame 1: there is no column `forces`; give every frame its forces, or say `forces: false`",
+        ),
+        (
+            without.to_owned(),
+            |source| source.targets[0].forces.as_mut().unwrap().required = true,
+            "frame 0: there is no column `forces`; give every frame its forces",
+        ),
+        (
+            "1\nenergy=1.0 stress=\"1 2 3 4 5 6\"\nH 0 0 0\n".to_owned(),
+            |_| {},
+            "frame 0: it has a stress, but no cell that is periodic in three directions; say `stress: false`",
+        ),
+        (
+            "1\nenergy=1.0 pbc=\"T F F\"\nH 0 0 0\n".to_owned(),
+            |_| {},
+            "frame 0: `pbc` says that it repeats along cell vector 1, which is zero; no hint",
+        ),
+        (
+            with_forces.to_owned(),
+            |source| source.systems.reader = Some("metatensor".into()),
+            "the reader `metatensor` of",
+        ),
+        (
+            with_forces.to_owned(),
+            |source| source.systems.read_from = "/nowhere/at/all.xyz".into(),
+            "`/nowhere/at/all.xyz` cannot be read: No such file or directory (os error 2); no hint",
+        ),
+        (
+            with_forces.to_owned(),
+            |source| source.systems.read_from = "data.cif".into(),
+            "has the suffix `cif`, expected",
+        ),
+    ];
+    for (text, change, expected) in cases {
+        let found = message(text, *change);
+        assert!(found.contains(expected), "{found}\nexpected {expected}");
+    }
+    let without_forces = read(without, |_| {}).unwrap();
+    assert!(without_forces.info().targets[0].info.gradients.is_empty(), "forces are taken only where they are");
+    let beyond = without_forces.select(&[1]).unwrap_err().to_string();
+    assert!(beyond.ends_with("but it has 1 systems, counted from 0"), "{beyond}");
+}
+
+#[test]
+fn an_implausible_unit_is_called_out() {
+    let mut nanometers = source(&fixture("ethanol/ethanol.xyz"));
+    nanometers.systems.length_unit = "nm".into();
+    nanometers.targets[0].info.unit = "kcal".into();
+    let warnings = Dataset::read(&nanometers).unwrap().warnings();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("closer than 5 angstrom if its lengths are in `nm`"), "{warnings:?}");
+    assert!(warnings[1].contains("`kcal` of the target `energy` is not an energy"), "{warnings:?}");
+}
