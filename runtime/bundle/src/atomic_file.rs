@@ -25,10 +25,7 @@ const MAX_ATTEMPTS: u32 = 1000;
 /// assert_eq!(std::fs::read(&path)?, b"1 2 3");
 /// # Ok::<(), std::io::Error>(())
 /// ```
-pub fn write_atomically(
-    path: &Path,
-    write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
-) -> io::Result<()> {
+pub fn write_atomically(path: &Path, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> io::Result<()> {
     let (temporary, file) = create_beside(path)?;
     let result = write_and_rename(file, &temporary, path, write);
     if result.is_err() {
@@ -46,9 +43,7 @@ fn write_and_rename(
 ) -> io::Result<()> {
     let mut writer = BufWriter::new(file);
     write(&mut writer)?;
-    let file = writer
-        .into_inner()
-        .map_err(io::IntoInnerError::into_error)?;
+    let file = writer.into_inner().map_err(io::IntoInnerError::into_error)?;
     file.sync_all()?;
     drop(file);
     fs::rename(temporary, path)?;
@@ -58,29 +53,20 @@ fn write_and_rename(
 
 /// Creates a new file beside `path`, so that the rename stays within one file system.
 fn create_beside(path: &Path) -> io::Result<(PathBuf, File)> {
-    let name = path
-        .file_name()
-        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
+    let name = path.file_name().ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the path names no file"))?;
     let process = std::process::id();
     for attempt in 0..MAX_ATTEMPTS {
         let mut temporary_name = std::ffi::OsString::from(".");
         temporary_name.push(name);
         temporary_name.push(format!(".{process}-{attempt}.tmp"));
         let temporary = path.with_file_name(temporary_name);
-        match OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .open(&temporary)
-        {
+        match OpenOptions::new().write(true).create_new(true).open(&temporary) {
             Ok(file) => return Ok((temporary, file)),
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
     }
-    Err(io::Error::new(
-        io::ErrorKind::AlreadyExists,
-        "the folder is full of temporary files of earlier runs",
-    ))
+    Err(io::Error::new(io::ErrorKind::AlreadyExists, "the folder is full of temporary files of earlier runs"))
 }
 
 /// Asks the disk to keep the rename too. Some file systems refuse to open or flush a folder; the file itself is already
@@ -102,13 +88,7 @@ mod tests {
     fn names_in(folder: &Path) -> Vec<String> {
         let mut names: Vec<_> = fs::read_dir(folder)
             .expect("the folder can be listed")
-            .map(|entry| {
-                entry
-                    .expect("an entry")
-                    .file_name()
-                    .to_string_lossy()
-                    .into_owned()
-            })
+            .map(|entry| entry.expect("an entry").file_name().to_string_lossy().into_owned())
             .collect();
         names.sort();
         names
@@ -125,10 +105,7 @@ mod tests {
             Err(io::Error::other("disk full"))
         });
 
-        assert_eq!(
-            result.expect_err("the write fails").to_string(),
-            "disk full"
-        );
+        assert_eq!(result.expect_err("the write fails").to_string(), "disk full");
         assert_eq!(fs::read(&path).expect("the old file is there"), b"old");
         assert_eq!(names_in(folder.path()), ["model.ckpt"]);
     }
@@ -137,17 +114,12 @@ mod tests {
     fn a_leftover_of_a_killed_process_is_stepped_over() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("a");
-        let leftover = folder
-            .path()
-            .join(format!(".a.{}-0.tmp", std::process::id()));
+        let leftover = folder.path().join(format!(".a.{}-0.tmp", std::process::id()));
         fs::write(&leftover, b"half").expect("the leftover is written");
 
         write_atomically(&path, |file| file.write_all(b"new")).expect("the write succeeds");
 
         assert_eq!(fs::read(&path).expect("the file is there"), b"new");
-        assert_eq!(
-            fs::read(&leftover).expect("the leftover is not ours to touch"),
-            b"half"
-        );
+        assert_eq!(fs::read(&leftover).expect("the leftover is not ours to touch"), b"half");
     }
 }

@@ -84,11 +84,8 @@ impl CheckpointFile {
     ///
     /// When the tensors are no fit content (see [`TensorFile::to_bytes`]) or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), BundleError> {
-        let bytes = self
-            .to_bytes()
-            .map_err(BundleError::unwritable(FileKind::Checkpoint, path))?;
-        write_atomically(path, |file| file.write_all(&bytes))
-            .map_err(BundleError::write(FileKind::Checkpoint, path))
+        let bytes = self.to_bytes().map_err(BundleError::unwritable(FileKind::Checkpoint, path))?;
+        write_atomically(path, |file| file.write_all(&bytes)).map_err(BundleError::write(FileKind::Checkpoint, path))
     }
 
     /// Reads the checkpoint at `path`.
@@ -107,11 +104,7 @@ impl CheckpointFile {
     ///
     /// See [`TensorFile::to_bytes`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
-        TensorFile {
-            description: self.description()?,
-            tensors: self.tensors.clone(),
-        }
-        .to_bytes()
+        TensorFile { description: self.description()?, tensors: self.tensors.clone() }.to_bytes()
     }
 
     /// Reads what [`CheckpointFile::to_bytes`] wrote.
@@ -166,10 +159,7 @@ impl CheckpointFile {
 
     /// The name of the first tensor with a number that is not finite, if any; a caller should warn about it.
     pub fn first_non_finite_tensor(&self) -> Option<&str> {
-        self.tensors
-            .iter()
-            .find(|tensor| !tensor.is_finite())
-            .map(|tensor| tensor.name.as_str())
+        self.tensors.iter().find(|tensor| !tensor.is_finite()).map(|tensor| tensor.name.as_str())
     }
 
     /// Everything but the tensors, as JSON.
@@ -193,32 +183,17 @@ impl CheckpointFile {
 
 /// Checks the marker and version of a description before the rest of it, so that a file of another kind or of a later
 /// version gets the message that helps.
-pub(crate) fn check_format(
-    description: &Value,
-    format: &'static str,
-    newest: u32,
-) -> Result<(), FormatError> {
-    let found = description
-        .get("format")
-        .and_then(Value::as_str)
-        .unwrap_or_default();
+pub(crate) fn check_format(description: &Value, format: &'static str, newest: u32) -> Result<(), FormatError> {
+    let found = description.get("format").and_then(Value::as_str).unwrap_or_default();
     if found != format {
-        return Err(FormatError::OtherKind {
-            expected: format,
-            found: printable(found),
-        });
+        return Err(FormatError::OtherKind { expected: format, found: printable(found) });
     }
     let version = description.get("format_version").and_then(Value::as_u64);
     let version = version
         .and_then(|version| u32::try_from(version).ok())
-        .ok_or_else(|| {
-            FormatError::Description("`format_version` is missing or no number".to_owned())
-        })?;
+        .ok_or_else(|| FormatError::Description("`format_version` is missing or no number".to_owned()))?;
     if version > newest {
-        return Err(FormatError::NewerFormat {
-            found: version,
-            newest,
-        });
+        return Err(FormatError::NewerFormat { found: version, newest });
     }
     Ok(())
 }
@@ -249,10 +224,7 @@ pub(crate) mod tests {
                 name: "network.weight".to_owned(),
                 element_type: ElementType::F32,
                 shape: vec![2],
-                bytes: [1.0_f32, -2.0]
-                    .iter()
-                    .flat_map(|number| number.to_le_bytes())
-                    .collect(),
+                bytes: [1.0_f32, -2.0].iter().flat_map(|number| number.to_le_bytes()).collect(),
             }],
         }
     }
@@ -262,56 +234,26 @@ pub(crate) mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("model_9.ckpt");
         sample().write(&path).expect("the checkpoint is written");
-        assert_eq!(
-            CheckpointFile::read(&path).expect("the checkpoint is read"),
-            sample()
-        );
+        assert_eq!(CheckpointFile::read(&path).expect("the checkpoint is read"), sample());
     }
 
     #[test]
     fn what_is_not_a_checkpoint_is_named() {
-        let other = |description: Value| {
-            TensorFile {
-                description,
-                tensors: vec![],
-            }
-            .to_bytes()
-            .expect("a file")
-        };
+        let other = |description: Value| TensorFile { description, tensors: vec![] }.to_bytes().expect("a file");
         let mut tar = vec![0; 512];
         tar[TAR_MARKER].copy_from_slice(b"ustar");
         let cases = [
-            (
-                other(json!({"format": "kilnbox-model"})),
-                "its description says `kilnbox-model`",
-            ),
-            (
-                other(json!({})),
-                "says `` where `kilnbox-checkpoint` is expected",
-            ),
-            (
-                other(json!({"format": FORMAT})),
-                "`format_version` is missing",
-            ),
-            (
-                other(json!({"format": FORMAT, "format_version": 2})),
-                "version 2 of the format",
-            ),
-            (
-                other(json!({"format": FORMAT, "format_version": 1})),
-                "missing field `architecture`",
-            ),
+            (other(json!({"format": "kilnbox-model"})), "its description says `kilnbox-model`"),
+            (other(json!({})), "says `` where `kilnbox-checkpoint` is expected"),
+            (other(json!({"format": FORMAT})), "`format_version` is missing"),
+            (other(json!({"format": FORMAT, "format_version": 2})), "version 2 of the format"),
+            (other(json!({"format": FORMAT, "format_version": 1})), "missing field `architecture`"),
             (tar, "it is an exported model"),
-            (
-                b"PK\x03\x04 a pickle in a zip".to_vec(),
-                "at most 16777216 is accepted",
-            ),
+            (b"PK\x03\x04 a pickle in a zip".to_vec(), "at most 16777216 is accepted"),
             (vec![], "truncated"),
         ];
         for (bytes, expected) in cases {
-            let message = CheckpointFile::from_bytes(&bytes)
-                .expect_err("the bytes are refused")
-                .to_string();
+            let message = CheckpointFile::from_bytes(&bytes).expect_err("the bytes are refused").to_string();
             assert!(message.contains(expected), "{message}");
         }
     }
@@ -321,19 +263,11 @@ pub(crate) mod tests {
         let mut expected = sample().architecture;
         expected.name = "soap_bpnn".to_owned();
         expected.digest = crate::sha256_digest(b"a newer component");
-        sample()
-            .check_architecture(&expected)
-            .expect("`-` and `_` are the same, and digests may differ");
+        sample().check_architecture(&expected).expect("`-` and `_` are the same, and digests may differ");
 
         expected.name = "pet".to_owned();
-        let message = sample()
-            .check_architecture(&expected)
-            .expect_err("another name is refused")
-            .to_string();
-        assert_eq!(
-            message,
-            "it belongs to architecture `soap-bpnn`, not to `pet`"
-        );
+        let message = sample().check_architecture(&expected).expect_err("another name is refused").to_string();
+        assert_eq!(message, "it belongs to architecture `soap-bpnn`, not to `pet`");
     }
 
     #[test]
@@ -345,15 +279,7 @@ pub(crate) mod tests {
 
         let error = CheckpointFile::read(&path).expect_err("half a file is refused");
 
-        assert_eq!(
-            error.to_string(),
-            format!("`{}` is not a usable checkpoint", path.display())
-        );
-        assert!(
-            error
-                .hint()
-                .expect("a hint")
-                .contains("copy or download the file again")
-        );
+        assert_eq!(error.to_string(), format!("`{}` is not a usable checkpoint", path.display()));
+        assert!(error.hint().expect("a hint").contains("copy or download the file again"));
     }
 }

@@ -69,56 +69,34 @@ pub enum BundleError {
 
 impl BundleError {
     pub(crate) fn unusable(kind: FileKind, path: &Path) -> impl FnOnce(FormatError) -> Self {
-        move |source| Self::Unusable {
-            kind,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Unusable { kind, path: path.to_owned(), source }
     }
 
     pub(crate) fn unwritable(kind: FileKind, path: &Path) -> impl FnOnce(FormatError) -> Self {
-        move |source| Self::Unwritable {
-            kind,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Unwritable { kind, path: path.to_owned(), source }
     }
 
     pub(crate) fn read(kind: FileKind, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Read {
-            kind,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Read { kind, path: path.to_owned(), source }
     }
 
     pub(crate) fn write(kind: FileKind, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Write {
-            kind,
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Write { kind, path: path.to_owned(), source }
     }
 
     /// What the user can do about it, where there is something better than the message itself.
     pub fn hint(&self) -> Option<String> {
-        let (Self::Unusable { path, source, .. } | Self::Unwritable { path, source, .. }) = self
-        else {
+        let (Self::Unusable { path, source, .. } | Self::Unwritable { path, source, .. }) = self else {
             return None;
         };
         match source {
-            FormatError::IsACheckpoint => Some(format!(
-                "export it first: `kilnbox export {}`",
-                path.display()
-            )),
-            FormatError::IsAModel => Some(
-                "give a checkpoint (`*.ckpt`): an exported model cannot be trained further"
-                    .to_owned(),
-            ),
-            FormatError::Truncated { .. } => Some(
-                "copy or download the file again; kilnbox itself never leaves half a file behind"
-                    .to_owned(),
-            ),
+            FormatError::IsACheckpoint => Some(format!("export it first: `kilnbox export {}`", path.display())),
+            FormatError::IsAModel => {
+                Some("give a checkpoint (`*.ckpt`): an exported model cannot be trained further".to_owned())
+            }
+            FormatError::Truncated { .. } => {
+                Some("copy or download the file again; kilnbox itself never leaves half a file behind".to_owned())
+            }
             FormatError::NewerFormat { .. } => Some("use a newer kilnbox".to_owned()),
             _ => None,
         }
@@ -165,9 +143,7 @@ pub enum FormatError {
     #[error("it is an exported model")]
     IsAModel,
     /// The file was written by a later version of the program.
-    #[error(
-        "it is in version {found} of the format, and this kilnbox reads versions up to {newest}"
-    )]
+    #[error("it is in version {found} of the format, and this kilnbox reads versions up to {newest}")]
     NewerFormat {
         /// The version in the file.
         found: u32,
@@ -178,9 +154,7 @@ pub enum FormatError {
     #[error("its description cannot be read: {0}")]
     Description(String),
     /// A tensor's number type is none that kilnbox uses.
-    #[error(
-        "tensor `{tensor}` holds numbers of type `{found}`; F32, F64, I32, I64, BOOL and U8 are read"
-    )]
+    #[error("tensor `{tensor}` holds numbers of type `{found}`; F32, F64, I32, I64, BOOL and U8 are read")]
     ElementType {
         /// The tensor's name.
         tensor: String,
@@ -207,9 +181,7 @@ pub enum FormatError {
         problem: String,
     },
     /// A blob's bytes are not those that its name promises.
-    #[error(
-        "the content of blob `{expected}` has digest `{found}`: the file is damaged or was tampered with"
-    )]
+    #[error("the content of blob `{expected}` has digest `{found}`: the file is damaged or was tampered with")]
     DigestMismatch {
         /// The digest in the name.
         expected: String,

@@ -120,11 +120,8 @@ impl ModelFile {
     /// When the digest in the checkpoint is not that of the component, the tensors are no fit content, or the file
     /// cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), BundleError> {
-        let entries = self
-            .entries()
-            .map_err(BundleError::unwritable(FileKind::Model, path))?;
-        write_atomically(path, |file| write_tar(file, &entries))
-            .map_err(BundleError::write(FileKind::Model, path))
+        let entries = self.entries().map_err(BundleError::unwritable(FileKind::Model, path))?;
+        write_atomically(path, |file| write_tar(file, &entries)).map_err(BundleError::write(FileKind::Model, path))
     }
 
     /// Reads the model at `path` into memory; nothing is unpacked to disk.
@@ -133,9 +130,7 @@ impl ModelFile {
     ///
     /// When the file cannot be read, or is no model, or a digest or size is not what it should be.
     pub fn read(path: &Path) -> Result<Self, BundleError> {
-        let size = std::fs::metadata(path)
-            .map_err(BundleError::read(FileKind::Model, path))?
-            .len();
+        let size = std::fs::metadata(path).map_err(BundleError::read(FileKind::Model, path))?.len();
         check_size("the file's size in bytes", size, MAX_FILE_BYTES)
             .map_err(BundleError::unusable(FileKind::Model, path))?;
         let bytes = std::fs::read(path).map_err(BundleError::read(FileKind::Model, path))?;
@@ -149,8 +144,7 @@ impl ModelFile {
     /// See [`ModelFile::write`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
         let mut bytes = Vec::new();
-        write_tar(&mut bytes, &self.entries()?)
-            .map_err(|error| FormatError::NotALayout(error.to_string()))?;
+        write_tar(&mut bytes, &self.entries()?).map_err(|error| FormatError::NotALayout(error.to_string()))?;
         Ok(bytes)
     }
 
@@ -180,11 +174,7 @@ impl ModelFile {
     }
 
     fn check(&self) -> Result<(), FormatError> {
-        check_size(
-            "the component's size in bytes",
-            self.component.len() as u64,
-            MAX_COMPONENT_BYTES,
-        )?;
+        check_size("the component's size in bytes", self.component.len() as u64, MAX_COMPONENT_BYTES)?;
         let digest = sha256_digest(&self.component);
         if digest != self.checkpoint.architecture.digest {
             return Err(FormatError::Inconsistent(format!(
@@ -210,30 +200,13 @@ impl ModelFile {
 
         let weights = blobs.add(WEIGHTS_TYPE, self.checkpoint.to_bytes()?);
         let model_config = blobs.add_json(MODEL_CONFIG_TYPE, &self.config())?;
-        let subject = Descriptor {
-            artifact_type: None,
-            media_type: MANIFEST_TYPE.to_owned(),
-            ..component.clone()
-        };
-        let model = blobs.add_manifest(
-            Some(MODEL_ARTIFACT_TYPE),
-            model_config,
-            weights,
-            Some(subject),
-        )?;
+        let subject = Descriptor { artifact_type: None, media_type: MANIFEST_TYPE.to_owned(), ..component.clone() };
+        let model = blobs.add_manifest(Some(MODEL_ARTIFACT_TYPE), model_config, weights, Some(subject))?;
 
-        let index = Index {
-            schema_version: 2,
-            media_type: INDEX_TYPE.to_owned(),
-            manifests: vec![component, model],
-        };
-        let layout = LayoutVersion {
-            image_layout_version: "1.0.0".to_owned(),
-        };
-        let mut entries = vec![
-            ("oci-layout".to_owned(), to_json(&layout)?),
-            ("index.json".to_owned(), to_json(&index)?),
-        ];
+        let index = Index { schema_version: 2, media_type: INDEX_TYPE.to_owned(), manifests: vec![component, model] };
+        let layout = LayoutVersion { image_layout_version: "1.0.0".to_owned() };
+        let mut entries =
+            vec![("oci-layout".to_owned(), to_json(&layout)?), ("index.json".to_owned(), to_json(&index)?)];
         // The small JSON blobs before the component, and the weights last.
         blobs.entries.sort_by_key(|(_, bytes)| bytes.len());
         entries.extend(blobs.entries);
@@ -263,11 +236,7 @@ impl Blobs {
         descriptor
     }
 
-    fn add_json(
-        &mut self,
-        media_type: &str,
-        value: &impl Serialize,
-    ) -> Result<Descriptor, FormatError> {
+    fn add_json(&mut self, media_type: &str, value: &impl Serialize) -> Result<Descriptor, FormatError> {
         Ok(self.add(media_type, to_json(value)?))
     }
 
@@ -287,10 +256,7 @@ impl Blobs {
             layers: vec![layer],
             subject,
         };
-        Ok(Descriptor {
-            artifact_type,
-            ..self.add_json(MANIFEST_TYPE, &manifest)?
-        })
+        Ok(Descriptor { artifact_type, ..self.add_json(MANIFEST_TYPE, &manifest)? })
     }
 }
 
@@ -305,12 +271,7 @@ struct Layout {
 
 impl Layout {
     fn read(bytes: &[u8]) -> Result<Self, FormatError> {
-        let mut layout = Self {
-            version: None,
-            index: None,
-            blobs: BTreeMap::new(),
-            used: BTreeSet::new(),
-        };
+        let mut layout = Self { version: None, index: None, blobs: BTreeMap::new(), used: BTreeSet::new() };
         let mut archive = tar::Archive::new(bytes);
         // Raw: no long names, no extended attributes, no sparse files. We write none of these, so there is no reason to
         // have them interpreted.
@@ -323,17 +284,12 @@ impl Layout {
 
     fn add(&mut self, mut entry: tar::Entry<'_, &[u8]>) -> Result<(), FormatError> {
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let refuse = |problem: String| FormatError::Entry {
-            entry: printable(&name),
-            problem,
-        };
+        let refuse = |problem: String| FormatError::Entry { entry: printable(&name), problem };
         match entry.header().entry_type() {
             tar::EntryType::Regular => {}
             tar::EntryType::Directory if name == "blobs/" || name == BLOB_FOLDER => return Ok(()),
             other => {
-                return Err(refuse(format!(
-                    "is of kind {other:?}; a model holds plain files only"
-                )));
+                return Err(refuse(format!("is of kind {other:?}; a model holds plain files only")));
             }
         }
         let declared = entry.size();
@@ -341,36 +297,27 @@ impl Layout {
         entry.read_to_end(&mut bytes).map_err(from_tar)?;
         if bytes.len() as u64 != declared {
             return Err(FormatError::Truncated {
-                detail: format!(
-                    "entry `{}` has {declared} bytes, and {} are there",
-                    printable(&name),
-                    bytes.len()
-                ),
+                detail: format!("entry `{}` has {declared} bytes, and {} are there", printable(&name), bytes.len()),
             });
         }
         let repeated = match name.as_str() {
             "oci-layout" => self.version.replace(bytes).is_some(),
             "index.json" => self.index.replace(bytes).is_some(),
             _ => {
-                let digest = blob_digest(&name)
-                    .ok_or_else(|| refuse("has no place in a model: only `oci-layout`, `index.json` and `blobs/sha256/<digest>` do".to_owned()))?;
+                let digest = blob_digest(&name).ok_or_else(|| {
+                    refuse(
+                        "has no place in a model: only `oci-layout`, `index.json` and `blobs/sha256/<digest>` do"
+                            .to_owned(),
+                    )
+                })?;
                 let found = sha256_hex(&bytes);
                 if found != digest {
-                    return Err(FormatError::DigestMismatch {
-                        expected: digest.to_owned(),
-                        found,
-                    });
+                    return Err(FormatError::DigestMismatch { expected: digest.to_owned(), found });
                 }
-                self.blobs
-                    .insert(format!("sha256:{digest}"), bytes)
-                    .is_some()
+                self.blobs.insert(format!("sha256:{digest}"), bytes).is_some()
             }
         };
-        if repeated {
-            Err(refuse("is there twice".to_owned()))
-        } else {
-            Ok(())
-        }
+        if repeated { Err(refuse("is there twice".to_owned())) } else { Ok(()) }
     }
 
     fn into_model(mut self) -> Result<ModelFile, FormatError> {
@@ -380,10 +327,7 @@ impl Layout {
         let component = self.blob(layer, MAX_COMPONENT_BYTES)?.to_vec();
         self.blob(&component_manifest.config, MAX_JSON_BYTES)?;
 
-        let subject = model_manifest
-            .subject
-            .as_ref()
-            .map(|subject| subject.digest.as_str());
+        let subject = model_manifest.subject.as_ref().map(|subject| subject.digest.as_str());
         if subject != Some(component_digest.as_str()) {
             return Err(FormatError::Inconsistent(
                 "the weights name another component than the one beside them".to_owned(),
@@ -391,13 +335,10 @@ impl Layout {
         }
         let weights = only_layer(&model_manifest, WEIGHTS_TYPE)?;
         let checkpoint = CheckpointFile::from_bytes(self.blob(weights, MAX_FILE_BYTES)?)?;
-        let config: Value = parse_json(
-            "the model's config",
-            self.blob(&model_manifest.config, MAX_JSON_BYTES)?,
-        )?;
+        let config: Value = parse_json("the model's config", self.blob(&model_manifest.config, MAX_JSON_BYTES)?)?;
         check_format(&config, FORMAT, FORMAT_VERSION)?;
-        let config: ModelConfig = serde_json::from_value(config)
-            .map_err(|error| FormatError::Description(printable(&error.to_string())))?;
+        let config: ModelConfig =
+            serde_json::from_value(config).map_err(|error| FormatError::Description(printable(&error.to_string())))?;
         self.check_all_used()?;
 
         let model = ModelFile {
@@ -426,22 +367,16 @@ impl Layout {
                 printable(&version.image_layout_version)
             )));
         }
-        let index: Index = parse_json(
-            "`index.json`",
-            &self.index.take().ok_or_else(|| missing("index.json"))?,
-        )?;
+        let index: Index = parse_json("`index.json`", &self.index.take().ok_or_else(|| missing("index.json"))?)?;
         let (mut component, mut model) = (None, None);
         for descriptor in &index.manifests {
-            let manifest: Manifest =
-                parse_json("a manifest", self.blob(descriptor, MAX_JSON_BYTES)?)?;
+            let manifest: Manifest = parse_json("a manifest", self.blob(descriptor, MAX_JSON_BYTES)?)?;
             let repeated = if manifest.artifact_type.as_deref() == Some(MODEL_ARTIFACT_TYPE)
                 && manifest.config.media_type == MODEL_CONFIG_TYPE
             {
                 model.replace(manifest).is_some()
             } else if manifest.config.media_type == WASM_CONFIG_TYPE {
-                component
-                    .replace((descriptor.digest.clone(), manifest))
-                    .is_some()
+                component.replace((descriptor.digest.clone(), manifest)).is_some()
             } else {
                 return Err(FormatError::NotALayout(format!(
                     "it holds something that is neither a component nor a model: `{}`",
@@ -449,36 +384,22 @@ impl Layout {
                 )));
             };
             if repeated {
-                return Err(FormatError::NotALayout(
-                    "it holds more than one component or model".to_owned(),
-                ));
+                return Err(FormatError::NotALayout("it holds more than one component or model".to_owned()));
             }
         }
         let (digest, component) =
             component.ok_or_else(|| FormatError::NotALayout("it holds no component".to_owned()))?;
-        let model = model.ok_or_else(|| {
-            FormatError::NotALayout("it holds a component, but no model".to_owned())
-        })?;
+        let model = model.ok_or_else(|| FormatError::NotALayout("it holds a component, but no model".to_owned()))?;
         Ok((digest, component, model))
     }
 
     /// The blob that a descriptor names, after checking its size.
     fn blob(&mut self, descriptor: &Descriptor, limit: u64) -> Result<&[u8], FormatError> {
-        let bytes = self
-            .blobs
-            .get(&descriptor.digest)
-            .ok_or_else(|| FormatError::Truncated {
-                detail: format!("blob `{}` is missing", printable(&descriptor.digest)),
-            })?;
+        let bytes = self.blobs.get(&descriptor.digest).ok_or_else(|| FormatError::Truncated {
+            detail: format!("blob `{}` is missing", printable(&descriptor.digest)),
+        })?;
         let size = bytes.len() as u64;
-        check_size(
-            &format!(
-                "the size in bytes of a `{}`",
-                printable(&descriptor.media_type)
-            ),
-            size,
-            limit,
-        )?;
+        check_size(&format!("the size in bytes of a `{}`", printable(&descriptor.media_type)), size, limit)?;
         if size != descriptor.size {
             return Err(FormatError::Inconsistent(format!(
                 "blob `{}` has {size} bytes, and its descriptor says {}",
@@ -491,11 +412,7 @@ impl Layout {
 
     /// Refuses blobs that nothing refers to: they could only be there to hide something.
     fn check_all_used(&self) -> Result<(), FormatError> {
-        match self
-            .blobs
-            .keys()
-            .find(|digest| !self.used.contains(*digest))
-        {
+        match self.blobs.keys().find(|digest| !self.used.contains(*digest)) {
             None => Ok(()),
             Some(digest) => Err(FormatError::Entry {
                 entry: digest.clone(),
@@ -518,20 +435,13 @@ fn only_layer<'a>(manifest: &'a Manifest, media_type: &str) -> Result<&'a Descri
 /// The digest in the name of a blob, when the name is one that a blob may have.
 fn blob_digest(name: &str) -> Option<&str> {
     let digest = name.strip_prefix(BLOB_FOLDER)?;
-    let is_digest = digest.len() == 64
-        && digest
-            .bytes()
-            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     is_digest.then_some(digest)
 }
 
 fn check_size(what: &str, found: u64, limit: u64) -> Result<(), FormatError> {
     if found > limit {
-        return Err(FormatError::TooLarge {
-            what: what.to_owned(),
-            found,
-            limit,
-        });
+        return Err(FormatError::TooLarge { what: what.to_owned(), found, limit });
     }
     Ok(())
 }
@@ -541,21 +451,14 @@ fn to_json(value: &impl Serialize) -> Result<Vec<u8>, FormatError> {
 }
 
 fn parse_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, FormatError> {
-    check_size(
-        &format!("the size of {what} in bytes"),
-        bytes.len() as u64,
-        MAX_JSON_BYTES,
-    )?;
-    serde_json::from_slice(bytes).map_err(|error| {
-        FormatError::Description(format!("{what}: {}", printable(&error.to_string())))
-    })
+    check_size(&format!("the size of {what} in bytes"), bytes.len() as u64, MAX_JSON_BYTES)?;
+    serde_json::from_slice(bytes)
+        .map_err(|error| FormatError::Description(format!("{what}: {}", printable(&error.to_string()))))
 }
 
 fn from_tar(error: io::Error) -> FormatError {
     if error.kind() == io::ErrorKind::UnexpectedEof {
-        return FormatError::Truncated {
-            detail: "it ends within an entry".to_owned(),
-        };
+        return FormatError::Truncated { detail: "it ends within an entry".to_owned() };
     }
     FormatError::NotALayout(printable(&error.to_string()))
 }
@@ -598,9 +501,7 @@ mod tests {
     fn refusal(change: impl FnOnce(&mut Vec<(String, Vec<u8>)>)) -> String {
         let mut entries = sample().entries().expect("the entries are made");
         change(&mut entries);
-        ModelFile::from_bytes(&tar_of(&entries))
-            .expect_err("the model is refused")
-            .to_string()
+        ModelFile::from_bytes(&tar_of(&entries)).expect_err("the model is refused").to_string()
     }
 
     /// A tar of one entry whose header is made by `change`.
@@ -611,9 +512,7 @@ mod tests {
         change(&mut header);
         header.set_cksum();
         let bytes = [header.as_bytes().as_slice(), &[0; 1024]].concat();
-        ModelFile::from_bytes(&bytes)
-            .expect_err("the entry is refused")
-            .to_string()
+        ModelFile::from_bytes(&bytes).expect_err("the entry is refused").to_string()
     }
 
     #[test]
@@ -626,34 +525,22 @@ mod tests {
 
     #[test]
     fn the_same_model_gives_the_same_bytes() {
-        assert_eq!(
-            sample().to_bytes().expect("a model"),
-            sample().to_bytes().expect("a model")
-        );
+        assert_eq!(sample().to_bytes().expect("a model"), sample().to_bytes().expect("a model"));
     }
 
     #[test]
     fn the_order_of_entries_does_not_matter_to_a_reader() {
         let mut entries = sample().entries().expect("the entries are made");
         entries.reverse();
-        assert_eq!(
-            ModelFile::from_bytes(&tar_of(&entries)).expect("the model is read"),
-            sample()
-        );
+        assert_eq!(ModelFile::from_bytes(&tar_of(&entries)).expect("the model is read"), sample());
     }
 
     #[test]
     fn a_truncated_model_is_refused_at_every_block() {
         let bytes = sample().to_bytes().expect("the model is made");
         // The last two blocks are the zeros that end a tar; without them a model is still whole.
-        for length in (0..bytes.len() - 1024)
-            .step_by(512)
-            .chain((0..bytes.len() - 1024).step_by(391))
-        {
-            assert!(
-                ModelFile::from_bytes(&bytes[..length]).is_err(),
-                "{length} bytes are accepted"
-            );
+        for length in (0..bytes.len() - 1024).step_by(512).chain((0..bytes.len() - 1024).step_by(391)) {
+            assert!(ModelFile::from_bytes(&bytes[..length]).is_err(), "{length} bytes are accepted");
         }
     }
 
@@ -673,65 +560,37 @@ mod tests {
     #[test]
     fn a_blob_of_another_digest_is_refused() {
         let message = refusal(|entries| {
-            let (_, bytes) = entries
-                .iter_mut()
-                .find(|(_, bytes)| bytes == b"a component")
-                .expect("the component");
+            let (_, bytes) = entries.iter_mut().find(|(_, bytes)| bytes == b"a component").expect("the component");
             bytes[0] = b'A';
         });
-        assert!(
-            message.contains("damaged or was tampered with"),
-            "{message}"
-        );
+        assert!(message.contains("damaged or was tampered with"), "{message}");
     }
 
     #[test]
     fn a_missing_blob_is_named() {
         let message = refusal(|entries| entries.retain(|(_, bytes)| bytes != b"a component"));
-        assert!(
-            message.contains("blob `sha256:") && message.contains("is missing"),
-            "{message}"
-        );
+        assert!(message.contains("blob `sha256:") && message.contains("is missing"), "{message}");
     }
 
     #[test]
     fn missing_and_malformed_json_is_named() {
         assert!(refusal(|entries| drop(entries.remove(0))).contains("`oci-layout` is missing"));
         assert!(refusal(|entries| drop(entries.remove(1))).contains("`index.json` is missing"));
-        assert!(
-            refusal(|entries| entries[1].1 = b"{}".to_vec())
-                .contains("`index.json`: missing field")
-        );
-        let message =
-            refusal(|entries| entries[0].1 = br#"{"imageLayoutVersion":"2.0.0"}"#.to_vec());
-        assert!(
-            message.contains("version `2.0.0` of the layout"),
-            "{message}"
-        );
+        assert!(refusal(|entries| entries[1].1 = b"{}".to_vec()).contains("`index.json`: missing field"));
+        let message = refusal(|entries| entries[0].1 = br#"{"imageLayoutVersion":"2.0.0"}"#.to_vec());
+        assert!(message.contains("version `2.0.0` of the layout"), "{message}");
     }
 
     #[test]
     fn entries_that_have_no_place_are_refused() {
-        for name in [
-            "../escape",
-            "/etc/passwd",
-            "blobs/sha256/abc",
-            "blobs/sha256/../../x",
-            "readme.md",
-            "INDEX.JSON",
-        ] {
+        for name in ["../escape", "/etc/passwd", "blobs/sha256/abc", "blobs/sha256/../../x", "readme.md", "INDEX.JSON"]
+        {
             let message = odd_entry(name.as_bytes(), |_| {});
-            assert!(
-                message.contains("has no place in a model"),
-                "{name}: {message}"
-            );
+            assert!(message.contains("has no place in a model"), "{name}: {message}");
         }
         assert!(refusal(|entries| entries.push(entries[0].clone())).contains("is there twice"));
         let message = refusal(|entries| {
-            entries.push((
-                format!("{BLOB_FOLDER}{}", sha256_hex(b"hidden")),
-                b"hidden".to_vec(),
-            ));
+            entries.push((format!("{BLOB_FOLDER}{}", sha256_hex(b"hidden")), b"hidden".to_vec()));
         });
         assert!(message.contains("nothing refers to"), "{message}");
     }
@@ -767,9 +626,7 @@ mod tests {
                 (format!("{BLOB_FOLDER}{}", sha256_hex(&bytes)), bytes)
             })
             .collect();
-        let message = ModelFile::from_bytes(&tar_of(&entries))
-            .expect_err("the tar is refused")
-            .to_string();
+        let message = ModelFile::from_bytes(&tar_of(&entries)).expect_err("the tar is refused").to_string();
         assert!(message.contains("number of its entries is 33"), "{message}");
     }
 
@@ -777,14 +634,8 @@ mod tests {
     fn a_component_that_the_weights_do_not_know_is_refused() {
         let mut model = sample();
         model.component.push(b'!');
-        let message = model
-            .to_bytes()
-            .expect_err("the model is refused")
-            .to_string();
-        assert!(
-            message.contains("the weights belong to the component sha256:"),
-            "{message}"
-        );
+        let message = model.to_bytes().expect_err("the model is refused").to_string();
+        assert!(message.contains("the weights belong to the component sha256:"), "{message}");
     }
 
     #[test]
@@ -797,26 +648,12 @@ mod tests {
         let mut blobs = Blobs::default();
         let mut model = sample();
         model.checkpoint.hypers = json!({});
-        let config = blobs
-            .add_json(MODEL_CONFIG_TYPE, &model.config())
-            .expect("a config");
+        let config = blobs.add_json(MODEL_CONFIG_TYPE, &model.config()).expect("a config");
         let mut layout = Layout::read(&sample().to_bytes().expect("a model")).expect("a layout");
-        layout.blobs.insert(
-            weights.digest.clone(),
-            other.checkpoint.to_bytes().expect("weights"),
-        );
-        layout.blobs.extend(
-            blobs
-                .entries
-                .into_iter()
-                .map(|(_, bytes)| (sha256_digest(&bytes), bytes)),
-        );
-        let index: Index =
-            serde_json::from_slice(layout.index.as_ref().expect("an index")).expect("an index");
-        let old = layout
-            .blobs
-            .remove(&index.manifests[1].digest)
-            .expect("the model's manifest");
+        layout.blobs.insert(weights.digest.clone(), other.checkpoint.to_bytes().expect("weights"));
+        layout.blobs.extend(blobs.entries.into_iter().map(|(_, bytes)| (sha256_digest(&bytes), bytes)));
+        let index: Index = serde_json::from_slice(layout.index.as_ref().expect("an index")).expect("an index");
+        let old = layout.blobs.remove(&index.manifests[1].digest).expect("the model's manifest");
         let mut manifest: Manifest = serde_json::from_slice(&old).expect("a manifest");
         for unused in [&manifest.config.digest, &manifest.layers[0].digest] {
             layout.blobs.remove(unused);
@@ -824,32 +661,20 @@ mod tests {
         manifest.config = config;
         manifest.layers = vec![weights];
         let manifest = to_json(&manifest).expect("a manifest");
-        let descriptor = Descriptor {
-            digest: sha256_digest(&manifest),
-            size: manifest.len() as u64,
-            ..index.manifests[1].clone()
-        };
+        let descriptor =
+            Descriptor { digest: sha256_digest(&manifest), size: manifest.len() as u64, ..index.manifests[1].clone() };
         layout.blobs.insert(descriptor.digest.clone(), manifest);
-        let index = Index {
-            manifests: vec![index.manifests[0].clone(), descriptor],
-            ..index
-        };
+        let index = Index { manifests: vec![index.manifests[0].clone(), descriptor], ..index };
         layout.index = Some(to_json(&index).expect("an index"));
 
-        let message = layout
-            .into_model()
-            .expect_err("the model is refused")
-            .to_string();
+        let message = layout.into_model().expect_err("the model is refused").to_string();
         assert!(message.contains("describes other weights"), "{message}");
     }
 
     #[test]
     fn what_is_not_a_model_is_named() {
         let checkpoint = sample().checkpoint.to_bytes().expect("a checkpoint");
-        assert!(matches!(
-            ModelFile::from_bytes(&checkpoint),
-            Err(FormatError::IsACheckpoint)
-        ));
+        assert!(matches!(ModelFile::from_bytes(&checkpoint), Err(FormatError::IsACheckpoint)));
         assert!(ModelFile::from_bytes(b"").is_err());
         assert!(ModelFile::from_bytes(&[b'x'; 600]).is_err());
     }

@@ -102,28 +102,19 @@ impl NamedTensor {
     /// Weights that are not finite make a model that predicts nothing, so callers warn about them.
     pub fn is_finite(&self) -> bool {
         match self.element_type {
-            ElementType::F32 => self
-                .bytes
-                .as_chunks::<4>()
-                .0
-                .iter()
-                .all(|bytes| f32::from_le_bytes(*bytes).is_finite()),
-            ElementType::F64 => self
-                .bytes
-                .as_chunks::<8>()
-                .0
-                .iter()
-                .all(|bytes| f64::from_le_bytes(*bytes).is_finite()),
+            ElementType::F32 => {
+                self.bytes.as_chunks::<4>().0.iter().all(|bytes| f32::from_le_bytes(*bytes).is_finite())
+            }
+            ElementType::F64 => {
+                self.bytes.as_chunks::<8>().0.iter().all(|bytes| f64::from_le_bytes(*bytes).is_finite())
+            }
             _ => true,
         }
     }
 
     /// Checks that name, shape and bytes fit together.
     fn check(&self) -> Result<(), FormatError> {
-        let problem = |detail: String| FormatError::Tensor {
-            tensor: printable(&self.name),
-            detail,
-        };
+        let problem = |detail: String| FormatError::Tensor { tensor: printable(&self.name), detail };
         if self.name.is_empty() || self.name.len() > MAX_NAME_BYTES {
             return Err(problem(format!(
                 "its name has {} bytes, and 1 to {MAX_NAME_BYTES} are accepted",
@@ -132,22 +123,13 @@ impl NamedTensor {
         }
         // `__metadata__` is where safetensors itself keeps the description.
         if self.name.chars().any(char::is_control) || self.name == "__metadata__" {
-            return Err(problem(
-                "its name is reserved or holds control characters".to_owned(),
-            ));
+            return Err(problem("its name is reserved or holds control characters".to_owned()));
         }
         let expected = self
             .shape
             .iter()
-            .try_fold(self.element_type.size(), |size, length| {
-                size.checked_mul(*length)
-            })
-            .ok_or_else(|| {
-                problem(format!(
-                    "shape {:?} overflows the size of memory",
-                    self.shape
-                ))
-            })?;
+            .try_fold(self.element_type.size(), |size, length| size.checked_mul(*length))
+            .ok_or_else(|| problem(format!("shape {:?} overflows the size of memory", self.shape)))?;
         if self.bytes.len() != expected {
             return Err(problem(format!(
                 "shape {:?} needs {expected} bytes, and there are {}",
@@ -183,12 +165,8 @@ impl TensorFile {
         let mut views = BTreeMap::new();
         for tensor in &self.tensors {
             tensor.check()?;
-            let view = TensorView::new(
-                tensor.element_type.to_dtype(),
-                tensor.shape.clone(),
-                &tensor.bytes,
-            )
-            .map_err(from_safetensors)?;
+            let view = TensorView::new(tensor.element_type.to_dtype(), tensor.shape.clone(), &tensor.bytes)
+                .map_err(from_safetensors)?;
             if views.insert(tensor.name.as_str(), view).is_some() {
                 return Err(FormatError::Tensor {
                     tensor: tensor.name.clone(),
@@ -210,38 +188,22 @@ impl TensorFile {
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
         check_header(bytes)?;
         let (_, header) = SafeTensors::read_metadata(bytes).map_err(from_safetensors)?;
-        let description = header
-            .metadata()
-            .as_ref()
-            .and_then(|metadata| metadata.get(DESCRIPTION_KEY));
+        let description = header.metadata().as_ref().and_then(|metadata| metadata.get(DESCRIPTION_KEY));
         let description = serde_json::from_str(description.ok_or(FormatError::NoDescription)?)
             .map_err(|error| FormatError::Description(error.to_string()))?;
         let file = SafeTensors::deserialize(bytes).map_err(from_safetensors)?;
         check_count(file.len())?;
-        let mut tensors = file
-            .iter()
-            .map(|(name, view)| read_tensor(name, &view))
-            .collect::<Result<Vec<_>, _>>()?;
+        let mut tensors = file.iter().map(|(name, view)| read_tensor(name, &view)).collect::<Result<Vec<_>, _>>()?;
         tensors.sort_by(|left, right| left.name.cmp(&right.name));
-        Ok(Self {
-            description,
-            tensors,
-        })
+        Ok(Self { description, tensors })
     }
 }
 
 fn read_tensor(name: &str, view: &TensorView<'_>) -> Result<NamedTensor, FormatError> {
-    let element_type =
-        ElementType::from_dtype(view.dtype()).ok_or_else(|| FormatError::ElementType {
-            tensor: printable(name),
-            found: format!("{:?}", view.dtype()),
-        })?;
-    let tensor = NamedTensor {
-        name: name.to_owned(),
-        element_type,
-        shape: view.shape().to_vec(),
-        bytes: view.data().to_vec(),
-    };
+    let element_type = ElementType::from_dtype(view.dtype())
+        .ok_or_else(|| FormatError::ElementType { tensor: printable(name), found: format!("{:?}", view.dtype()) })?;
+    let tensor =
+        NamedTensor { name: name.to_owned(), element_type, shape: view.shape().to_vec(), bytes: view.data().to_vec() };
     tensor.check()?;
     Ok(tensor)
 }
@@ -251,10 +213,7 @@ fn read_tensor(name: &str, view: &TensorView<'_>) -> Result<NamedTensor, FormatE
 fn check_header(bytes: &[u8]) -> Result<(), FormatError> {
     let Some(length) = bytes.first_chunk::<8>() else {
         return Err(FormatError::Truncated {
-            detail: format!(
-                "it has {} bytes, and its first 8 give the length of the header",
-                bytes.len()
-            ),
+            detail: format!("it has {} bytes, and its first 8 give the length of the header", bytes.len()),
         });
     };
     let length = u64::from_le_bytes(*length);
@@ -287,13 +246,11 @@ fn check_count(count: usize) -> Result<(), FormatError> {
 
 fn from_safetensors(error: SafeTensorError) -> FormatError {
     match error {
-        SafeTensorError::MetadataIncompleteBuffer => FormatError::Truncated {
-            detail: "the tensors do not end where the file ends".to_owned(),
-        },
+        SafeTensorError::MetadataIncompleteBuffer => {
+            FormatError::Truncated { detail: "the tensors do not end where the file ends".to_owned() }
+        }
         SafeTensorError::HeaderTooSmall | SafeTensorError::InvalidHeaderLength => {
-            FormatError::Truncated {
-                detail: "the header does not end within the file".to_owned(),
-            }
+            FormatError::Truncated { detail: "the header does not end within the file".to_owned() }
         }
         SafeTensorError::InvalidOffset(tensor) => FormatError::Tensor {
             tensor: printable(&tensor),
@@ -306,17 +263,13 @@ fn from_safetensors(error: SafeTensorError) -> FormatError {
 /// Text from a file, fit for a message: control characters escaped, and cut to a length that a line can hold.
 pub(crate) fn printable(text: &str) -> String {
     const MAX_CHARACTERS: usize = 200;
-    let mut printable: String = text
-        .chars()
-        .take(MAX_CHARACTERS)
-        .flat_map(|character| {
-            if character.is_control() {
-                character.escape_default().collect::<Vec<_>>()
-            } else {
-                vec![character]
-            }
-        })
-        .collect();
+    let mut printable: String =
+        text.chars()
+            .take(MAX_CHARACTERS)
+            .flat_map(|character| {
+                if character.is_control() { character.escape_default().collect::<Vec<_>>() } else { vec![character] }
+            })
+            .collect();
     if text.chars().nth(MAX_CHARACTERS).is_some() {
         printable.push('…');
     }
@@ -329,35 +282,20 @@ mod tests {
     use serde_json::json;
 
     fn tensor(name: &str, element_type: ElementType, shape: &[usize], bytes: &[u8]) -> NamedTensor {
-        NamedTensor {
-            name: name.to_owned(),
-            element_type,
-            shape: shape.to_vec(),
-            bytes: bytes.to_vec(),
-        }
+        NamedTensor { name: name.to_owned(), element_type, shape: shape.to_vec(), bytes: bytes.to_vec() }
     }
 
     fn file(tensors: Vec<NamedTensor>) -> TensorFile {
-        TensorFile {
-            description: json!({"format": "test", "numbers": [1, 2.5]}),
-            tensors,
-        }
+        TensorFile { description: json!({"format": "test", "numbers": [1, 2.5]}), tensors }
     }
 
     /// A safetensors file of a header written by hand.
     fn raw(header: &str, data: &[u8]) -> Vec<u8> {
-        [
-            &(header.len() as u64).to_le_bytes(),
-            header.as_bytes(),
-            data,
-        ]
-        .concat()
+        [&(header.len() as u64).to_le_bytes(), header.as_bytes(), data].concat()
     }
 
     fn refusal(bytes: &[u8]) -> String {
-        TensorFile::from_bytes(bytes)
-            .expect_err("the bytes are refused")
-            .to_string()
+        TensorFile::from_bytes(bytes).expect_err("the bytes are refused").to_string()
     }
 
     #[test]
@@ -371,10 +309,7 @@ mod tests {
             tensor("f.u8", ElementType::U8, &[2], &[9, 255]),
         ]);
         let bytes = written.to_bytes().expect("the file is made");
-        assert_eq!(
-            TensorFile::from_bytes(&bytes).expect("the file is read"),
-            written
-        );
+        assert_eq!(TensorFile::from_bytes(&bytes).expect("the file is read"), written);
     }
 
     #[test]
@@ -382,24 +317,17 @@ mod tests {
         let a = tensor("a", ElementType::U8, &[1], &[1]);
         let b = tensor("b", ElementType::U8, &[1], &[2]);
         assert_eq!(
-            file(vec![a.clone(), b.clone()])
-                .to_bytes()
-                .expect("the file is made"),
+            file(vec![a.clone(), b.clone()]).to_bytes().expect("the file is made"),
             file(vec![b, a]).to_bytes().expect("the file is made")
         );
     }
 
     #[test]
     fn every_truncation_is_noticed() {
-        let bytes = file(vec![tensor("a", ElementType::F64, &[2], &[0; 16])])
-            .to_bytes()
-            .expect("the file is made");
+        let bytes = file(vec![tensor("a", ElementType::F64, &[2], &[0; 16])]).to_bytes().expect("the file is made");
         for length in 0..bytes.len() {
             let message = refusal(&bytes[..length]);
-            assert!(
-                message.contains("truncated"),
-                "at {length} bytes: {message}"
-            );
+            assert!(message.contains("truncated"), "at {length} bytes: {message}");
         }
     }
 
@@ -413,9 +341,7 @@ mod tests {
     #[test]
     fn a_header_that_claims_too_much_is_refused_before_it_is_read() {
         assert!(refusal(&u64::MAX.to_le_bytes()).contains("at most 16777216 is accepted"));
-        assert!(
-            refusal(&(MAX_HEADER_BYTES + 1).to_le_bytes()).contains("at most 16777216 is accepted")
-        );
+        assert!(refusal(&(MAX_HEADER_BYTES + 1).to_le_bytes()).contains("at most 16777216 is accepted"));
         assert!(refusal(&MAX_HEADER_BYTES.to_le_bytes()).contains("truncated"));
     }
 
@@ -424,22 +350,10 @@ mod tests {
         let described = r#""__metadata__":{"kilnbox":"{}"}"#;
         let cases = [
             ("not json", "", "not in the safetensors format"),
+            (r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#, "1234", "no description by kilnbox"),
+            (&format!(r#"{{{described},"a":{{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}}}"#), "12", "type `F16`"),
             (
-                r#"{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}"#,
-                "1234",
-                "no description by kilnbox",
-            ),
-            (
-                &format!(
-                    r#"{{{described},"a":{{"dtype":"F16","shape":[1],"data_offsets":[0,2]}}}}"#
-                ),
-                "12",
-                "type `F16`",
-            ),
-            (
-                &format!(
-                    r#"{{{described},"a":{{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}}}"#
-                ),
+                &format!(r#"{{{described},"a":{{"dtype":"F32","shape":[2],"data_offsets":[0,4]}}}}"#),
                 "1234",
                 "invalid shape",
             ),
@@ -458,9 +372,7 @@ mod tests {
                 "overlaps",
             ),
             (
-                &format!(
-                    r#"{{{described},"a":{{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}}}}"#
-                ),
+                &format!(r#"{{{described},"a":{{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}}}}"#),
                 "2",
                 "neither 0 nor 1",
             ),
@@ -474,36 +386,15 @@ mod tests {
     #[test]
     fn what_could_not_be_read_back_is_not_written() {
         let cases = [
-            (
-                vec![tensor("a", ElementType::F32, &[2], &[0; 4])],
-                "needs 8 bytes, and there are 4",
-            ),
-            (
-                vec![tensor("a", ElementType::U8, &[usize::MAX, 2], &[])],
-                "overflows",
-            ),
-            (
-                vec![tensor("", ElementType::U8, &[], &[0])],
-                "its name has 0 bytes",
-            ),
-            (
-                vec![tensor("__metadata__", ElementType::U8, &[], &[0])],
-                "reserved",
-            ),
-            (
-                vec![tensor("a\u{1b}[2J", ElementType::U8, &[], &[0])],
-                r"`a\u{1b}[2J`",
-            ),
-            (
-                vec![tensor("a", ElementType::U8, &[], &[0]); 2],
-                "two tensors of this name",
-            ),
+            (vec![tensor("a", ElementType::F32, &[2], &[0; 4])], "needs 8 bytes, and there are 4"),
+            (vec![tensor("a", ElementType::U8, &[usize::MAX, 2], &[])], "overflows"),
+            (vec![tensor("", ElementType::U8, &[], &[0])], "its name has 0 bytes"),
+            (vec![tensor("__metadata__", ElementType::U8, &[], &[0])], "reserved"),
+            (vec![tensor("a\u{1b}[2J", ElementType::U8, &[], &[0])], r"`a\u{1b}[2J`"),
+            (vec![tensor("a", ElementType::U8, &[], &[0]); 2], "two tensors of this name"),
         ];
         for (tensors, expected) in cases {
-            let message = file(tensors)
-                .to_bytes()
-                .expect_err("the tensors are refused")
-                .to_string();
+            let message = file(tensors).to_bytes().expect_err("the tensors are refused").to_string();
             assert!(message.contains(expected), "{message}");
         }
     }
