@@ -1,0 +1,32 @@
+//! Runs an architecture in its sandbox and serves the contract to it.
+//!
+//! An [`Engine`] turns the bytes of a component into a [`Component`]: checked against the contract, compiled, and kept in a cache of compiled
+//! code. A [`Session`] is one instance of it in a store of its own, with [`Limits`]; it offers what the component exports (models and
+//! trainers) as methods. What the component imports is served in two layers:
+//!
+//! - `service/` holds what the words of the contract mean, on native types: systems as tensors, batches, messages to the user. It knows
+//!   nothing of wasm, so an architecture that is linked natively uses the very same code.
+//! - `serve/` binds it, and the operations of `kilnbox-tensor`, to wasmtime: handles to values, misuse to traps.
+//!
+//! A session belongs to the thread that started it, and wants a large stack: see [`on_large_stack`].
+
+mod cache;
+mod engine;
+mod error;
+mod evaluate;
+mod limits;
+mod serve;
+pub mod service;
+mod session;
+
+pub use engine::{Component, Engine, EngineOptions};
+pub use error::{ArchitectureErrorKind, HostError};
+pub use evaluate::{EvaluatedBatch, EvaluatedOutput, EvaluationRequest};
+pub use limits::Limits;
+pub use service::checkpoint::{Checkpoint, Context};
+pub use service::model::{About, Capabilities, ModelOutput, References};
+pub use service::report::{Level, Metric, Observer};
+pub use session::{Model, Session, SessionOptions, Trainer, on_large_stack};
+
+/// The version of the contract that this host serves, as in `wit/`.
+pub const CONTRACT_VERSION: &str = "0.1.0";

@@ -1,0 +1,166 @@
+//! `data`.
+
+use kilnbox_tensor::Tensor;
+use wasmtime::Result;
+use wasmtime::component::Resource;
+
+use super::bindings::kilnbox::architecture::data;
+use super::{State, guarded};
+use crate::service::data::{Batch, BatchOptions, Batches, Dataset, Systems, Unavailable};
+
+/// What may be lacking, as the contract has it.
+type Lacking<T> = std::result::Result<T, data::DataError>;
+
+impl State {
+    /// Gives what was found to the architecture, or says why there is nothing.
+    fn lend<T, Given>(
+        &mut self,
+        found: std::result::Result<T, Unavailable>,
+        give: impl FnOnce(&mut Self, T) -> Result<Given>,
+    ) -> Result<Lacking<Given>> {
+        match found {
+            Ok(value) => give(self, value).map(Ok),
+            Err(unavailable) => Ok(Err(unavailable.into())),
+        }
+    }
+}
+
+impl data::Host for State {}
+
+impl data::HostSystems for State {
+    fn count(&mut self, systems: Resource<Systems>) -> Result<u32> {
+        Ok(self.table.get(&systems)?.atom_counts().len() as u32)
+    }
+
+    fn atom_counts(&mut self, systems: Resource<Systems>) -> Result<Vec<u32>> {
+        Ok(self.table.get(&systems)?.atom_counts().to_vec())
+    }
+
+    fn positions(&mut self, systems: Resource<Systems>) -> Result<Resource<Tensor>> {
+        self.operate(|state| Ok(Ok(state.table.get(&systems)?.positions())))
+    }
+
+    fn cells(&mut self, systems: Resource<Systems>) -> Result<Resource<Tensor>> {
+        self.operate(|state| Ok(Ok(state.table.get(&systems)?.cells())))
+    }
+
+    fn periodic(&mut self, systems: Resource<Systems>) -> Result<Resource<Tensor>> {
+        self.operate(|state| Ok(state.table.get(&systems)?.periodic()))
+    }
+
+    fn types(&mut self, systems: Resource<Systems>) -> Result<Resource<Tensor>> {
+        self.operate(|state| Ok(state.table.get(&systems)?.types()))
+    }
+
+    fn system_indices(&mut self, systems: Resource<Systems>) -> Result<Resource<Tensor>> {
+        self.operate(|state| Ok(Ok(state.table.get(&systems)?.system_indices())))
+    }
+
+    fn type_indices(
+        &mut self,
+        systems: Resource<Systems>,
+        atomic_types: Vec<i32>,
+    ) -> Result<Lacking<Resource<Tensor>>> {
+        let found = self.table.get(&systems)?.type_indices(&atomic_types)?;
+        self.lend(found, Self::hand_out)
+    }
+
+    fn neighbors(
+        &mut self,
+        systems: Resource<Systems>,
+        options: data::NeighborListOptions,
+    ) -> Result<Lacking<data::Neighbors>> {
+        let found = guarded(|| Ok(self.table.get(&systems)?.neighbors(&options.into())?))?;
+        self.lend(found, |state, neighbors| {
+            Ok(data::Neighbors {
+                first: state.hand_out(neighbors.first)?,
+                second: state.hand_out(neighbors.second)?,
+                shifts: state.hand_out(neighbors.shifts)?,
+                vectors: state.hand_out(neighbors.vectors)?,
+            })
+        })
+    }
+
+    fn data(&mut self, systems: Resource<Systems>, name: String) -> Result<Lacking<data::TensorMap>> {
+        let found = self.table.get(&systems)?.data(&name)?;
+        self.lend(found, Self::give_map)
+    }
+
+    fn track(&mut self, systems: Resource<Systems>, positions: bool, strain: bool) -> Result<data::TrackedSystems> {
+        let tracked = guarded(|| Ok(self.table.get(&systems)?.track(positions, strain)?))?;
+        Ok(data::TrackedSystems {
+            systems: self.hand_out(tracked.systems)?,
+            positions: tracked.positions.map(|leaf| self.hand_out(leaf)).transpose()?,
+            strain: tracked.strain.map(|leaf| self.hand_out(leaf)).transpose()?,
+        })
+    }
+
+    fn drop(&mut self, systems: Resource<Systems>) -> Result<()> {
+        self.table.delete(systems)?;
+        Ok(())
+    }
+}
+
+impl data::HostBatch for State {
+    fn systems(&mut self, batch: Resource<Batch>) -> Result<Resource<Systems>> {
+        let systems = self.table.get(&batch)?.systems();
+        self.hand_out(systems)
+    }
+
+    fn target(&mut self, batch: Resource<Batch>, name: String) -> Result<Lacking<data::TensorMap>> {
+        let found = self.table.get(&batch)?.target(&name)?;
+        self.lend(found, Self::give_map)
+    }
+
+    fn drop(&mut self, batch: Resource<Batch>) -> Result<()> {
+        self.table.delete(batch)?;
+        Ok(())
+    }
+}
+
+impl data::HostBatches for State {
+    fn next(&mut self, batches: Resource<Batches>) -> Result<Lacking<Option<Resource<Batch>>>> {
+        let found = guarded(|| Ok(self.table.get_mut(&batches)?.next_batch()?))?;
+        self.lend(found, |state, batch| batch.map(|batch| state.hand_out(batch)).transpose())
+    }
+
+    fn drop(&mut self, batches: Resource<Batches>) -> Result<()> {
+        self.table.delete(batches)?;
+        Ok(())
+    }
+}
+
+impl data::HostDataset for State {
+    fn len(&mut self, dataset: Resource<Dataset>) -> Result<u32> {
+        Ok(self.table.get(&dataset)?.len() as u32)
+    }
+
+    fn atom_counts(&mut self, dataset: Resource<Dataset>) -> Result<Vec<u32>> {
+        Ok(self.table.get(&dataset)?.atom_counts())
+    }
+
+    fn info(&mut self, dataset: Resource<Dataset>) -> Result<data::DatasetInfo> {
+        Ok(self.table.get(&dataset)?.info().into())
+    }
+
+    fn batches(
+        &mut self,
+        dataset: Resource<Dataset>,
+        batches: Vec<Vec<u32>>,
+        options: data::BatchOptions,
+    ) -> Result<Lacking<Resource<Batches>>> {
+        let options = BatchOptions {
+            dtype: options.dtype.into(),
+            neighbor_lists: options.neighbor_lists.into_iter().map(Into::into).collect(),
+            targets: options.targets,
+            extra_data: options.extra_data,
+        };
+        let found = self.table.get(&dataset)?.batches(batches, options)?;
+        self.lend(found, Self::hand_out)
+    }
+
+    fn drop(&mut self, dataset: Resource<Dataset>) -> Result<()> {
+        self.table.delete(dataset)?;
+        Ok(())
+    }
+}

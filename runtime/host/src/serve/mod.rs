@@ -1,0 +1,128 @@
+//! Binds the contract to wasmtime: handles become values, misuse becomes a trap.
+//!
+//! Nothing is decided here. Each function looks up its handles, calls the operation or the service, and hands out a handle for the result.
+
+mod checkpoint;
+pub(crate) mod convert;
+mod data;
+mod operations;
+mod report;
+mod tensor;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use kilnbox_tensor::random::Random;
+use kilnbox_tensor::{Device, Misuse, Tensor};
+use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
+use wasmtime::{ResourceLimiter, Result};
+
+use crate::error::{HostPanic, LimitReached};
+use crate::limits::Limits;
+use crate::service::report::Reporter;
+
+/// The contract as Rust types, made from `wit/`.
+#[allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated code")]
+pub(crate) mod bindings {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "architecture",
+        imports: { default: trappable },
+        with: {
+            "kilnbox:architecture/tensor.tensor": kilnbox_tensor::Tensor,
+            "kilnbox:architecture/data.systems": crate::service::data::Systems,
+            "kilnbox:architecture/data.batch": crate::service::data::Batch,
+            "kilnbox:architecture/data.batches": crate::service::data::Batches,
+            "kilnbox:architecture/data.dataset": crate::service::data::Dataset,
+            "kilnbox:architecture/checkpoint.checkpoint-folder": crate::serve::CheckpointFolder,
+        },
+    });
+}
+
+/// The permission to keep checkpoints; there is nothing to it but having it.
+pub struct CheckpointFolder;
+
+/// What one instance of an architecture may touch.
+pub(crate) struct State {
+    pub(crate) table: ResourceTable,
+    pub(crate) device: Device,
+    pub(crate) random: Random,
+    pub(crate) reporter: Reporter,
+    limits: Limits,
+}
+
+impl State {
+    pub(crate) fn new(device: Device, seed: u64, reporter: Reporter, limits: Limits) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(limits.handles);
+        Self { table, device, random: Random::new(seed), reporter, limits }
+    }
+
+    /// The value behind a handle.
+    pub(crate) fn tensor(&self, handle: &Resource<Tensor>) -> Result<&Tensor> {
+        Ok(self.table.get(handle)?)
+    }
+
+    /// The values behind handles.
+    pub(crate) fn tensors(&self, handles: &[Resource<Tensor>]) -> Result<Vec<&Tensor>> {
+        handles.iter().map(|handle| self.tensor(handle)).collect()
+    }
+
+    /// A handle for a value.
+    pub(crate) fn hand_out<T: Send + 'static>(&mut self, value: T) -> Result<Resource<T>> {
+        let limit = self.limits.handles;
+        self.table
+            .push(value)
+            .map_err(|_| LimitReached(format!("it holds {limit} handles, the most that one run may have")).into())
+    }
+
+    /// Runs an operation and hands out its result.
+    pub(crate) fn operate(
+        &mut self,
+        operation: impl FnOnce(&Self) -> Result<Result<Tensor, Misuse>>,
+    ) -> Result<Resource<Tensor>> {
+        let tensor = guarded(|| operation(self))??;
+        self.hand_out(tensor)
+    }
+}
+
+/// Calls into the engine. A panic there is a mistake of ours, but it must end this run only, not the program.
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        let message = panic
+            .downcast_ref::<&str>()
+            .map(|text| (*text).to_owned())
+            .or_else(|| panic.downcast_ref::<String>().cloned())
+            .unwrap_or_else(|| "a panic without a message".to_owned());
+        Err(HostPanic(message).into())
+    })
+}
+
+/// Sizes and axes as the engine counts them.
+pub(crate) fn sizes(values: &[u32]) -> Vec<usize> {
+    values.iter().map(|&value| value as usize).collect()
+}
+
+impl ResourceLimiter for State {
+    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        if desired > self.limits.guest_memory_bytes {
+            let limit = self.limits.guest_memory_bytes;
+            return Err(LimitReached(format!("its own memory would grow to {desired} bytes, beyond {limit}")).into());
+        }
+        Ok(true)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        if desired > self.limits.table_entries {
+            let limit = self.limits.table_entries;
+            return Err(
+                LimitReached(format!("a function table would grow to {desired} entries, beyond {limit}")).into()
+            );
+        }
+        Ok(true)
+    }
+}
+
+/// Everything that an architecture may import.
+pub(crate) fn add_to_linker(linker: &mut Linker<State>) -> Result<()> {
+    bindings::Architecture::add_to_linker::<State, HasSelf<State>>(linker, |state| state)
+}

@@ -1,0 +1,364 @@
+//! One instance of an architecture, from its first call to its last.
+
+use std::sync::Arc;
+
+use kilnbox_data::{Dataset, DatasetInfo};
+use kilnbox_tensor::memory::{Quota, set_quota};
+use kilnbox_tensor::{DType, Device, Misuse, autodiff};
+use wasmtime::component::{Resource, ResourceAny};
+use wasmtime::{Store, Trap, WasmBacktrace};
+
+use crate::engine::{Component, TICK};
+use crate::error::{HostError, HostPanic, LimitReached, printable};
+use crate::limits::Limits;
+use crate::serve::bindings::kilnbox::architecture::errors::ArchitectureError;
+use crate::serve::bindings::{Architecture, exports::kilnbox::architecture as exports};
+use crate::serve::{CheckpointFolder, State};
+use crate::service::checkpoint::{Checkpoint, Context};
+use crate::service::data;
+use crate::service::model::{About, Capabilities, ModelOutput};
+use crate::service::report::{Observer, Reporter};
+
+/// The stack of the thread that sessions run on: the guest's own, and a host that is called from deep inside it.
+const THREAD_STACK: usize = 64 << 20;
+/// The most frames of a backtrace that are shown.
+const MOST_FRAMES: usize = 24;
+
+/// How a session runs.
+#[derive(Clone, Debug)]
+pub struct SessionOptions {
+    /// Where tensors live.
+    pub device: Device,
+    /// The seed of the run's random stream.
+    pub seed: u64,
+    /// What it may use.
+    pub limits: Limits,
+}
+
+/// A model of a session.
+#[derive(Debug)]
+pub struct Model(pub(crate) ResourceAny);
+
+/// A trainer of a session.
+#[derive(Debug)]
+pub struct Trainer(ResourceAny);
+
+/// One instance of an architecture in a store of its own. After a trap it is of no more use: every later call fails.
+pub struct Session {
+    pub(crate) store: Store<State>,
+    pub(crate) architecture: Architecture,
+    limits: Limits,
+    quota: Arc<Quota>,
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Session").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+type Answer<T> = wasmtime::Result<Result<T, ArchitectureError>>;
+
+impl Session {
+    /// Instantiates `component`. Its messages and checkpoints go to `observer`. This thread's tensors are counted against the limits from now on.
+    ///
+    /// # Errors
+    /// A limit is too small for the component to start, or it traps at once.
+    pub fn start(
+        component: &Component,
+        options: SessionOptions,
+        observer: Box<dyn Observer>,
+    ) -> Result<Self, HostError> {
+        let SessionOptions { device, seed, limits } = options;
+        let quota = Quota::new(usize::try_from(limits.tensor_bytes).unwrap_or(usize::MAX));
+        set_quota(quota.clone());
+        autodiff::set_recording(true);
+        let reporter = Reporter::new(observer, limits.log_lines);
+        let mut store = Store::new(&component.engine, State::new(device, seed, reporter, limits.clone()));
+        store.limiter(|state| state);
+        store.set_max_component_handles(limits.handles);
+        set_deadline(&mut store, limits.seconds_per_call);
+        let architecture = component
+            .pre
+            .instantiate(&mut store)
+            .map_err(|error| explain(error, &mut store, &limits, limits.seconds_per_call))?;
+        Ok(Self { store, architecture, limits, quota })
+    }
+
+    /// The most bytes of tensors that were alive at one time.
+    pub fn peak_tensor_bytes(&self) -> usize {
+        self.quota.peak()
+    }
+
+    /// What the architecture says of itself.
+    ///
+    /// # Errors
+    /// As every call: it traps, or exceeds a limit.
+    pub fn about(&mut self) -> Result<About, HostError> {
+        self.call(|architecture, store| architecture.kilnbox_architecture_about().call_describe(store)).map(Into::into)
+    }
+
+    /// A model with fresh weights. `hypers` is JSON.
+    ///
+    /// # Errors
+    /// The architecture refuses hypers or data; as every call.
+    pub fn new_model(&mut self, hypers: &str, info: &DatasetInfo, dtype: DType) -> Result<Model, HostError> {
+        let info = info.into();
+        self.ask(|architecture, store| models(architecture).call_new(store, hypers, &info, dtype.into())).map(Model)
+    }
+
+    /// A model from a checkpoint, which is first brought to the architecture's present version.
+    ///
+    /// # Errors
+    /// The architecture cannot use the checkpoint; as every call.
+    pub fn load_model(&mut self, checkpoint: &Checkpoint, context: Context) -> Result<Model, HostError> {
+        let current = self.about()?.model_checkpoint_version;
+        let mut given = self.give(checkpoint)?;
+        if checkpoint.model_version != current {
+            given = self.ask(|architecture, store| models(architecture).call_upgrade_checkpoint(store, &given))?;
+        }
+        self.ask(|architecture, store| models(architecture).call_load_checkpoint(store, &given, context.into()))
+            .map(Model)
+    }
+
+    /// Makes a loaded model ready for a run on `info`.
+    ///
+    /// # Errors
+    /// The architecture cannot take this data up; as every call.
+    pub fn restart_model(&mut self, model: &Model, info: &DatasetInfo) -> Result<(), HostError> {
+        let info = info.into();
+        self.ask(|architecture, store| models(architecture).call_restart(store, model.0, &info))
+    }
+
+    /// The model's part of a checkpoint.
+    ///
+    /// # Errors
+    /// As every call; or what it hands out breaks the contract.
+    pub fn model_checkpoint(&mut self, model: &Model) -> Result<Checkpoint, HostError> {
+        let given = self.ask(|architecture, store| models(architecture).call_get_checkpoint(store, model.0))?;
+        self.receive(given)
+    }
+
+    /// What the model can do.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn export_model(&mut self, model: &Model) -> Result<Capabilities, HostError> {
+        self.ask(|architecture, store| models(architecture).call_export(store, model.0)).map(Into::into)
+    }
+
+    /// All outputs that the model can compute.
+    ///
+    /// # Errors
+    /// As every call.
+    pub fn supported_outputs(&mut self, model: &Model) -> Result<Vec<ModelOutput>, HostError> {
+        let outputs = self.call(|architecture, store| models(architecture).call_supported_outputs(store, model.0))?;
+        Ok(outputs.into_iter().map(Into::into).collect())
+    }
+
+    /// A fresh training run. `hypers` is JSON.
+    ///
+    /// # Errors
+    /// The architecture refuses the hypers; as every call.
+    pub fn new_trainer(&mut self, hypers: &str) -> Result<Trainer, HostError> {
+        self.ask(|architecture, store| trainers(architecture).call_new(store, hypers)).map(Trainer)
+    }
+
+    /// A training run that continues or starts from a checkpoint, which is first brought to the architecture's present version.
+    ///
+    /// # Errors
+    /// The architecture cannot use the checkpoint; as every call.
+    pub fn load_trainer(
+        &mut self,
+        checkpoint: &Checkpoint,
+        hypers: &str,
+        context: Context,
+    ) -> Result<Trainer, HostError> {
+        let current = self.about()?.trainer_checkpoint_version;
+        let mut given = self.give(checkpoint)?;
+        if checkpoint.trainer_version != current {
+            given = self.ask(|architecture, store| trainers(architecture).call_upgrade_checkpoint(store, &given))?;
+        }
+        self.ask(|architecture, store| {
+            trainers(architecture).call_load_checkpoint(store, &given, hypers, context.into())
+        })
+        .map(Trainer)
+    }
+
+    /// Trains `model` to the end.
+    ///
+    /// # Errors
+    /// The architecture cannot learn this, or fails; as every call, with the deadline of a whole training.
+    pub fn train(
+        &mut self,
+        trainer: &Trainer,
+        model: &Model,
+        dtype: DType,
+        devices: &[String],
+        train: Vec<Dataset>,
+        validation: Vec<Dataset>,
+    ) -> Result<(), HostError> {
+        let train = self.hand_over(train)?;
+        let validation = self.hand_over(validation)?;
+        let folder = self.host(|state| state.hand_out(CheckpointFolder))?;
+        let seconds = self.limits.seconds_per_training;
+        self.ask_within(seconds, |architecture, store| {
+            trainers(architecture).call_train(
+                store,
+                trainer.0,
+                model.0,
+                dtype.into(),
+                devices,
+                &train,
+                &validation,
+                folder,
+            )
+        })
+    }
+
+    /// Everything needed to continue, export or fine-tune.
+    ///
+    /// # Errors
+    /// As every call; or what it hands out breaks the contract.
+    pub fn save_checkpoint(&mut self, trainer: &Trainer, model: &Model) -> Result<Checkpoint, HostError> {
+        let given =
+            self.ask(|architecture, store| trainers(architecture).call_save_checkpoint(store, trainer.0, model.0))?;
+        self.receive(given)
+    }
+
+    fn hand_over(&mut self, datasets: Vec<Dataset>) -> Result<Vec<Resource<data::Dataset>>, HostError> {
+        let device = self.store.data().device.clone();
+        datasets
+            .into_iter()
+            .map(|dataset| self.host(|state| state.hand_out(data::Dataset::new(dataset, device.clone()))))
+            .collect()
+    }
+
+    fn give(
+        &mut self,
+        checkpoint: &Checkpoint,
+    ) -> Result<crate::serve::bindings::kilnbox::architecture::checkpoint::Checkpoint, HostError> {
+        self.host(|state| state.give_checkpoint(checkpoint))
+    }
+
+    fn receive(
+        &mut self,
+        given: crate::serve::bindings::kilnbox::architecture::checkpoint::Checkpoint,
+    ) -> Result<Checkpoint, HostError> {
+        self.host(|state| state.receive_checkpoint(given))?
+            .map_err(|message| HostError::Trapped { message: printable(&message), backtrace: String::new() })
+    }
+
+    /// Work on the state between calls.
+    pub(crate) fn host<T>(&mut self, work: impl FnOnce(&mut State) -> wasmtime::Result<T>) -> Result<T, HostError> {
+        work(self.store.data_mut()).map_err(|error| explain(error, &mut self.store, &self.limits, None))
+    }
+
+    /// A call into the architecture that answers.
+    pub(crate) fn call<T>(
+        &mut self,
+        call: impl FnOnce(&Architecture, &mut Store<State>) -> wasmtime::Result<T>,
+    ) -> Result<T, HostError> {
+        self.call_within(self.limits.seconds_per_call, call)
+    }
+
+    /// A call into the architecture that may refuse.
+    pub(crate) fn ask<T>(
+        &mut self,
+        call: impl FnOnce(&Architecture, &mut Store<State>) -> Answer<T>,
+    ) -> Result<T, HostError> {
+        self.ask_within(self.limits.seconds_per_call, call)
+    }
+
+    fn ask_within<T>(
+        &mut self,
+        seconds: Option<f64>,
+        call: impl FnOnce(&Architecture, &mut Store<State>) -> Answer<T>,
+    ) -> Result<T, HostError> {
+        self.call_within(seconds, call)?.map_err(HostError::from)
+    }
+
+    fn call_within<T>(
+        &mut self,
+        seconds: Option<f64>,
+        call: impl FnOnce(&Architecture, &mut Store<State>) -> wasmtime::Result<T>,
+    ) -> Result<T, HostError> {
+        set_deadline(&mut self.store, seconds);
+        autodiff::set_recording(true);
+        call(&self.architecture, &mut self.store)
+            .map_err(|error| explain(error, &mut self.store, &self.limits, seconds))
+    }
+}
+
+fn models(architecture: &Architecture) -> exports::model::GuestModel<'_> {
+    architecture.kilnbox_architecture_model().model()
+}
+
+fn trainers(architecture: &Architecture) -> exports::trainer::GuestTrainer<'_> {
+    architecture.kilnbox_architecture_trainer().trainer()
+}
+
+fn set_deadline(store: &mut Store<State>, seconds: Option<f64>) {
+    /// More ticks than a machine lives, few enough that adding the present tick cannot overflow.
+    const NEVER: u64 = u64::MAX / 2;
+    let ticks = seconds.map_or(NEVER, |seconds| (seconds / TICK.as_secs_f64()).ceil() as u64 + 1);
+    store.set_epoch_deadline(ticks.min(NEVER));
+}
+
+/// What an error of wasmtime means for the user.
+fn explain(error: wasmtime::Error, store: &mut Store<State>, limits: &Limits, seconds: Option<f64>) -> HostError {
+    let last_words = store.data_mut().reporter.take_last_words();
+    if let Some(panic) = error.downcast_ref::<HostPanic>() {
+        return HostError::Bug(panic.to_string());
+    }
+    if let Some(limit) = error.downcast_ref::<LimitReached>() {
+        return HostError::Limit { message: limit.to_string() };
+    }
+    let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default();
+    if let Some(misuse) = error.downcast_ref::<Misuse>() {
+        if misuse.limit {
+            return HostError::Limit { message: misuse.to_string() };
+        }
+        return HostError::Trapped { message: misuse.to_string(), backtrace };
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::Interrupt) => HostError::Deadline { seconds: seconds.unwrap_or_default() },
+        Some(Trap::StackOverflow) => {
+            HostError::Limit { message: format!("its call stack is deeper than {} bytes", limits.stack_bytes) }
+        }
+        Some(Trap::CannotEnterComponent) => {
+            HostError::Bug("a call into an architecture that has already failed".to_owned())
+        }
+        Some(trap) => HostError::Trapped { message: last_words.unwrap_or_else(|| trap.to_string()), backtrace },
+        None => HostError::Trapped { message: printable(&format!("{error:#}")), backtrace },
+    }
+}
+
+fn frames(backtrace: &WasmBacktrace) -> String {
+    let names: Vec<String> = backtrace
+        .frames()
+        .iter()
+        .take(MOST_FRAMES)
+        .map(|frame| match frame.func_name() {
+            Some(name) => printable(name),
+            None => format!("function {}", frame.func_index()),
+        })
+        .collect();
+    names.join("\n")
+}
+
+/// Runs `work` on a thread whose stack is large enough for any session.
+///
+/// # Errors
+/// The thread cannot be started, or it panicked ([`HostError::Bug`]).
+pub fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, HostError> {
+    std::thread::scope(|scope| {
+        std::thread::Builder::new()
+            .name("main".into())
+            .stack_size(THREAD_STACK)
+            .spawn_scoped(scope, work)
+            .map_err(|error| HostError::Bug(format!("a thread cannot be started: {error}")))?
+            .join()
+            .map_err(|_| HostError::Bug("the thread that ran the architecture panicked".to_owned()))
+    })
+}
