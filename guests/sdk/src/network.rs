@@ -1,0 +1,68 @@
+//! The part of an architecture that differs from all others: a [`Network`] of atoms. The SDK makes a complete model of it.
+//!
+//! A network predicts numbers per atom in units of the target's own spread. [`AtomisticModel`](crate::model::AtomisticModel) adds what all have in common: the composition
+//! baseline and the scale, sums over atoms, selected atoms, checkpoints and export. [`GradientTrainer`](crate::training::GradientTrainer)
+//! trains it.
+
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    Error, Result,
+    checkpoint::Checkpoint,
+    data::Systems,
+    info::{DType, DatasetInfo, ModelOutput, NamedTarget, NeighborListOptions},
+    layers::Module,
+    tensor::Tensor,
+};
+
+/// A network that predicts values of atoms.
+pub trait Network: Module + Sized + 'static {
+    /// The `model` section of the options.
+    type Hypers: DeserializeOwned + Serialize;
+
+    /// The version of the network's parameters, raised whenever their names, shapes or meaning change.
+    const CHECKPOINT_VERSION: u32 = 1;
+
+    /// A network with fresh weights, drawn from [`random`](crate::random), for the types and targets of `info`.
+    ///
+    /// # Errors
+    /// When it cannot learn a target ([`Error::UnsupportedTarget`](crate::Error::UnsupportedTarget)) or the hypers contradict each other.
+    fn new(hypers: &Self::Hypers, info: &DatasetInfo, dtype: DType) -> Result<Self>;
+
+    /// Gives the network what it needs for further targets, with fresh weights: a run that starts from a checkpoint has new ones.
+    ///
+    /// # Errors
+    /// When it cannot learn one.
+    fn add_targets(&mut self, hypers: &Self::Hypers, targets: &[NamedTarget], dtype: DType) -> Result<()>;
+
+    /// A checkpoint of an older version as one of the present version. Called only for older ones. The network's parameters are the tensors whose
+    /// names begin with `model/` and, once trained, `best_model/`; its hypers are in the section `model`.
+    ///
+    /// # Errors
+    /// When it is too old.
+    fn upgrade_checkpoint(checkpoint: Checkpoint) -> Result<Checkpoint> {
+        Err(Error::IncompatibleCheckpoint(format!(
+            "the checkpoint's model has version {}, which this architecture (version {}) cannot upgrade",
+            checkpoint.model_version,
+            Self::CHECKPOINT_VERSION
+        )))
+    }
+
+    /// The neighbour lists that [`forward`](Network::forward) will ask for.
+    fn neighbor_lists(&self) -> Vec<NeighborListOptions>;
+
+    /// How far away an atom can matter, in the length unit; infinity if there is no bound.
+    fn interaction_range(&self) -> f64;
+
+    /// Outputs beside the targets: `feature`, `mtt::aux::energy_last_layer_features`. Theirs are one block without components.
+    fn auxiliary_outputs(&self) -> Vec<ModelOutput> {
+        Vec::new()
+    }
+
+    /// For each name in `outputs` (targets and auxiliary outputs) its blocks, `[atoms, .. components, properties]` each: the raw numbers of
+    /// every atom, before scale and baseline. Differentiable in the positions and cells of `systems`.
+    ///
+    /// # Errors
+    /// When a system has an element that the network does not know.
+    fn forward(&self, systems: Systems<'_>, outputs: &[&str]) -> Result<Vec<Vec<Tensor>>>;
+}

@@ -1,0 +1,90 @@
+//! Optimizers: one host operation per step over all parameters.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    contract::optimizer,
+    layers::Module,
+    tensor::{Tensor, handles},
+};
+
+/// Adam, or AdamW with a weight decay.
+#[derive(Default)]
+pub struct Adam {
+    /// Decoupled weight decay; 0 for plain Adam.
+    pub weight_decay: f64,
+    /// The number of steps done.
+    steps: u64,
+    /// First and second moment of each parameter, by name.
+    moments: BTreeMap<String, (Tensor, Tensor)>,
+}
+
+impl Adam {
+    /// Before the first step.
+    pub fn new(weight_decay: f64) -> Adam {
+        Adam { weight_decay, ..Adam::default() }
+    }
+
+    /// As it was when [`moments`](Adam::moments) and [`steps`](Adam::steps) were kept.
+    pub fn resume(weight_decay: f64, steps: u64, moments: BTreeMap<String, (Tensor, Tensor)>) -> Adam {
+        Adam { weight_decay, steps, moments }
+    }
+
+    /// The number of steps done.
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
+    /// The running means of the gradients and of their squares.
+    pub fn moments(&self) -> &BTreeMap<String, (Tensor, Tensor)> {
+        &self.moments
+    }
+
+    /// Moves the parameters of `module` along `gradients`, which are in the order of its parameters.
+    pub fn step(&mut self, module: &mut impl Module, gradients: &[Tensor], learning_rate: f64) {
+        self.steps += 1;
+        let parameters = module.parameters();
+        for (name, parameter) in &parameters {
+            // a parameter that was not there before, as for a new target, begins without a memory
+            self.moments.entry(name.clone()).or_insert_with(|| {
+                let zeros = Tensor::zeros(&parameter.shape(), parameter.dtype());
+                (zeros.clone(), zeros)
+            });
+        }
+        let values: Vec<&Tensor> = parameters.iter().map(|(_, parameter)| parameter).collect();
+        let gradients: Vec<&Tensor> = gradients.iter().collect();
+        let (first, second): (Vec<&Tensor>, Vec<&Tensor>) =
+            parameters.iter().map(|(name, _)| (&self.moments[name].0, &self.moments[name].1)).unzip();
+        let options = optimizer::AdamOptions {
+            learning_rate,
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+            weight_decay: self.weight_decay,
+            decoupled: true,
+            step: self.steps,
+        };
+        let mut states =
+            optimizer::adam(&handles(&values), &handles(&gradients), &handles(&first), &handles(&second), options)
+                .into_iter();
+        module.visit(&mut |name, parameter| {
+            if let Some(state) = states.next() {
+                *parameter = Tensor::from_handle(state.parameter);
+                let moments = (Tensor::from_handle(state.first_moment), Tensor::from_handle(state.second_moment));
+                self.moments.insert(name.to_owned(), moments);
+            }
+        });
+    }
+}
+
+/// The gradients, scaled down together if their norm exceeds `maximum`.
+pub fn clip_gradients(gradients: Vec<Tensor>, maximum: f64) -> Vec<Tensor> {
+    let squares: Vec<Tensor> = gradients.iter().map(|gradient| gradient.square().sum_all().reshape(&[1])).collect();
+    if squares.is_empty() {
+        return gradients;
+    }
+    let norm = Tensor::concatenate(&squares.iter().collect::<Vec<_>>(), 0).sum_all().sqrt();
+    // as torch does, so that a norm of 0 divides by something
+    let factor = (maximum / (norm + 1e-6)).clamp(0.0, 1.0);
+    gradients.iter().map(|gradient| gradient * &factor).collect()
+}

@@ -1,0 +1,356 @@
+//! The network.
+//!
+//! For each atom `i` and each angular momentum `l`, the neighbours' density is expanded in radial functions and spherical harmonics,
+//! `c_i^l[m, q] = sum_j f_c(r_ij) R_nl(r_ij) Y_lm(r_ij) s_a(j)` with channels `q = (n, a)`. The power spectrum
+//! `p_i^l[q, q'] = sum_m c_i^l[m, q] c_i^l[m, q']` does not change when the system turns. A layer norm and a multilayer perceptron make
+//! features of it, and one last layer for each target its values.
+//!
+//! `legacy: true`: `s_a(j)` says whether `j` is of species `a`, and every species of the *centre* has a network of its own. `legacy: false`: `s` and
+//! a factor for the power spectrum are learned vectors of the two species, and one network serves all.
+//!
+//! Parameters (`G` networks: the number of species, or 1; `D` power spectrum entries; `H` neurons; `P` properties):
+//! `norm.scale` and `norm.shift` `[G, D]`; `hidden.layers.K.weight` `[G, D or H, H]`; `heads.TARGET.layers.0.weight` `[G, H, H]` where the
+//! head is `mlp`; `last_layers.TARGET.weight` `[G, H, P]`; and without `legacy` `neighbor_embedding.weight` `[species, 4]` and
+//! `center_embedding.weight` `[species, D]`. In metatrain's checkpoints the same are `layernorm`, `bpnn`, `heads` and `last_layers` with one
+//! `module_list.K` per species and transposed matrices. The order of the power spectrum is the same: by `l`, then `q`, then `q'`, with `n` before `a`.
+
+use std::collections::BTreeMap;
+
+use kilnbox_sdk::data::Systems;
+use kilnbox_sdk::info::{DType, DatasetInfo, ModelOutput, NamedTarget, NeighborListOptions, SampleKind, TargetType};
+use kilnbox_sdk::layers::{Activation, Embedding, Module, SpeciesLayerNorm, SpeciesLinear, SpeciesMlp, Visit};
+use kilnbox_sdk::network::Network;
+use kilnbox_sdk::tensor::Tensor;
+use kilnbox_sdk::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use crate::radial::RadialBasis;
+
+/// The number of learned channels that stand for a neighbour's species without `legacy`.
+const LEARNED_CHANNELS: usize = 4;
+/// The largest power spectrum, in entries for each atom: beyond it, memory would run out in the first step.
+const LARGEST_POWER_SPECTRUM: usize = 10_000_000;
+
+/// The `model` section of the options.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Hypers {
+    soap: SoapHypers,
+    legacy: bool,
+    bpnn: BpnnHypers,
+    #[serde(default)]
+    add_lambda_basis: bool,
+    #[serde(default)]
+    heads: BTreeMap<String, Head>,
+    #[serde(default)]
+    zbl: bool,
+    #[serde(default)]
+    long_range: LongRangeHypers,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct SoapHypers {
+    max_angular: usize,
+    max_radial: usize,
+    cutoff: CutoffHypers,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct CutoffHypers {
+    radius: f64,
+    width: f64,
+}
+
+#[derive(Clone, Debug, Deserialize, Serialize)]
+struct BpnnHypers {
+    num_hidden_layers: usize,
+    num_neurons_per_layer: usize,
+    layernorm: bool,
+}
+
+/// What stands between a target's features and its last layer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Head {
+    Linear,
+    Mlp,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+struct LongRangeHypers {
+    enable: bool,
+}
+
+impl Hypers {
+    fn check(&self) -> Result<()> {
+        let CutoffHypers { radius, width } = self.soap.cutoff;
+        let problem = if !(radius > 0.0 && radius.is_finite()) {
+            format!("`model.soap.cutoff.radius` is {radius}, expected a positive number")
+        } else if !(0.0..=radius).contains(&width) {
+            format!("`model.soap.cutoff.width` is {width}, expected 0 to the radius, {radius}")
+        } else if self.soap.max_angular > 16 {
+            format!("`model.soap.max_angular` is {}, expected at most 16", self.soap.max_angular)
+        } else if self.soap.max_radial > 100 {
+            format!("`model.soap.max_radial` is {}, expected at most 100", self.soap.max_radial)
+        } else if self.bpnn.num_hidden_layers > 0 && self.bpnn.num_neurons_per_layer == 0 {
+            "`model.bpnn.num_neurons_per_layer` is 0, expected at least 1".to_owned()
+        } else if self.zbl {
+            "`model.zbl: true` is not supported by this version; set it to `false`".to_owned()
+        } else if self.long_range.enable {
+            "`model.long_range.enable: true` is not supported by this version; set it to `false`".to_owned()
+        } else {
+            return Ok(());
+        };
+        Err(Error::InvalidHypers(problem))
+    }
+}
+
+/// SOAP-BPNN.
+pub struct SoapBpnn {
+    atomic_types: Vec<i32>,
+    cutoff: f64,
+    radial: RadialTable,
+    /// Learned channels for species; none with `legacy`.
+    embeddings: Option<Embeddings>,
+    norm: Option<SpeciesLayerNorm>,
+    hidden: SpeciesMlp,
+    heads: BTreeMap<String, SpeciesMlp>,
+    last_layers: BTreeMap<String, SpeciesLinear>,
+}
+
+struct Embeddings {
+    /// `[species, LEARNED_CHANNELS]`.
+    neighbor: Embedding,
+    /// `[species, D]`.
+    center: Embedding,
+}
+
+/// The radial basis on the device. It is no parameter: it follows from the hypers.
+struct RadialTable {
+    counts: Vec<usize>,
+    lower: f64,
+    upper: f64,
+    coefficients: Tensor,
+}
+
+impl RadialTable {
+    fn new(soap: &SoapHypers, dtype: DType) -> RadialTable {
+        let basis = RadialBasis::new(soap.max_angular, soap.max_radial, soap.cutoff.radius, soap.cutoff.width);
+        let coefficients = Tensor::from_vec_f64(&basis.shape(), basis.coefficients, dtype);
+        RadialTable { counts: basis.counts, lower: basis.lower, upper: basis.upper, coefficients }
+    }
+
+    /// Entries of the power spectrum with so many channels for species.
+    fn power_spectrum_size(&self, channels: usize) -> usize {
+        self.counts.iter().map(|count| (count * channels).pow(2)).sum()
+    }
+}
+
+impl Module for SoapBpnn {
+    fn visit(&mut self, visit: &mut Visit<'_>) {
+        if let Some(embeddings) = &mut self.embeddings {
+            embeddings.neighbor.visit_in("neighbor_embedding", visit);
+            embeddings.center.visit_in("center_embedding", visit);
+        }
+        self.norm.visit_in("norm", visit);
+        self.hidden.visit_in("hidden", visit);
+        self.heads.visit_in("heads", visit);
+        self.last_layers.visit_in("last_layers", visit);
+    }
+}
+
+impl Network for SoapBpnn {
+    type Hypers = Hypers;
+
+    fn new(hypers: &Hypers, info: &DatasetInfo, dtype: DType) -> Result<SoapBpnn> {
+        hypers.check()?;
+        let species = info.atomic_types.len();
+        let networks = if hypers.legacy { species } else { 1 };
+        let radial = RadialTable::new(&hypers.soap, dtype);
+        let size = radial.power_spectrum_size(if hypers.legacy { species } else { LEARNED_CHANNELS });
+        if size > LARGEST_POWER_SPECTRUM {
+            return Err(Error::UnsupportedDataset(format!(
+                "with {species} species each atom would have {size} power spectrum entries, more than {LARGEST_POWER_SPECTRUM}; \
+                 set `model.legacy: false`, whose size does not grow with the species"
+            )));
+        }
+        let embeddings = (!hypers.legacy).then(|| Embeddings {
+            neighbor: Embedding::new(species, LEARNED_CHANNELS, dtype),
+            center: Embedding::new(species, size, dtype),
+        });
+        let mut widths = vec![size];
+        widths.resize(hypers.bpnn.num_hidden_layers + 1, hypers.bpnn.num_neurons_per_layer);
+        let mut network = SoapBpnn {
+            atomic_types: info.atomic_types.clone(),
+            cutoff: hypers.soap.cutoff.radius,
+            radial,
+            embeddings,
+            norm: hypers.bpnn.layernorm.then(|| SpeciesLayerNorm::new(networks, size, dtype)),
+            hidden: SpeciesMlp::new(networks, &widths, false, Activation::Silu, dtype),
+            heads: BTreeMap::new(),
+            last_layers: BTreeMap::new(),
+        };
+        network.add_targets(hypers, &info.targets, dtype)?;
+        Ok(network)
+    }
+
+    fn add_targets(&mut self, hypers: &Hypers, targets: &[NamedTarget], dtype: DType) -> Result<()> {
+        let networks = self.hidden.layers.first().map_or_else(|| self.networks(), |layer| layer.weight.size(0));
+        for NamedTarget { name, info } in targets {
+            if info.target_type != TargetType::Scalar {
+                return Err(Error::UnsupportedTarget(format!(
+                    "`{name}` is a {}, and this version of SOAP-BPNN learns scalars only",
+                    match info.target_type {
+                        TargetType::Cartesian(_) => "Cartesian tensor",
+                        _ => "spherical tensor",
+                    }
+                )));
+            }
+            let width = self.feature_size();
+            if hypers.heads.get(name) == Some(&Head::Mlp) {
+                let head = SpeciesMlp::new(networks, &[width, width], false, Activation::Silu, dtype);
+                self.heads.insert(name.clone(), head);
+            }
+            let last = SpeciesLinear::new(networks, width, info.num_subtargets as usize, false, dtype);
+            self.last_layers.insert(name.clone(), last);
+        }
+        Ok(())
+    }
+
+    fn neighbor_lists(&self) -> Vec<NeighborListOptions> {
+        vec![NeighborListOptions { cutoff: self.cutoff, full_list: true, strict: true }]
+    }
+
+    fn interaction_range(&self) -> f64 {
+        self.cutoff
+    }
+
+    fn auxiliary_outputs(&self) -> Vec<ModelOutput> {
+        let output = |name: String, description: &str| ModelOutput {
+            name,
+            quantity: String::new(),
+            unit: String::new(),
+            sample_kind: SampleKind::Atom,
+            description: description.to_owned(),
+        };
+        let mut outputs =
+            vec![output("feature".to_owned(), "What the hidden layers make of each atom's surroundings.")];
+        outputs.extend(
+            self.last_layers.keys().map(|target| output(last_layer_features(target), "What the last layer sees.")),
+        );
+        outputs
+    }
+
+    fn forward(&self, systems: Systems<'_>, outputs: &[&str]) -> Result<Vec<Vec<Tensor>>> {
+        let species = systems.type_indices(&self.atomic_types)?;
+        let atoms = species.size(0);
+        // Which network serves each atom.
+        let networks = if self.embeddings.is_some() { Tensor::zeros(&[atoms], DType::Int64) } else { species.clone() };
+        let mut x = self.power_spectrum(systems, &species)?;
+        if let Some(embeddings) = &self.embeddings {
+            x = x * embeddings.center.forward(&species);
+        }
+        if let Some(norm) = &self.norm {
+            x = norm.forward(&x, &networks);
+        }
+        let features = self.hidden.forward(&x, &networks);
+        let after_head = |target: &str| match self.heads.get(target) {
+            Some(head) => head.forward(&features, &networks),
+            None => features.clone(),
+        };
+        let output = |&name: &&str| match self.last_layers.get(name) {
+            Some(last) => vec![last.forward(&after_head(name), &networks)],
+            None if name == "feature" => vec![self.in_columns_of_networks(&features, &networks)],
+            None => {
+                let target = self.last_layers.keys().find(|target| last_layer_features(target) == name);
+                let values = target.map_or_else(|| features.clone(), |target| after_head(target));
+                vec![self.in_columns_of_networks(&values, &networks)]
+            }
+        };
+        Ok(outputs.iter().map(output).collect())
+    }
+}
+
+/// The name of the output with what a target's last layer sees.
+fn last_layer_features(target: &str) -> String {
+    format!("mtt::aux::{}_last_layer_features", target.strip_prefix("mtt::").unwrap_or(target))
+}
+
+impl SoapBpnn {
+    /// The atomic numbers it knows, sorted.
+    pub fn atomic_types(&self) -> &[i32] {
+        &self.atomic_types
+    }
+
+    fn networks(&self) -> usize {
+        if self.embeddings.is_some() { 1 } else { self.atomic_types.len() }
+    }
+
+    /// The width of what the hidden layers put out.
+    fn feature_size(&self) -> usize {
+        match self.hidden.layers.last() {
+            Some(layer) => layer.weight.size(2),
+            None => self.radial.power_spectrum_size(if self.embeddings.is_some() {
+                LEARNED_CHANNELS
+            } else {
+                self.atomic_types.len()
+            }),
+        }
+    }
+
+    /// The power spectrum of each atom, `[atoms, D]`, before the centre's embedding; `species` are positions in the atomic types.
+    ///
+    /// # Errors
+    /// When the host cannot make the neighbour list.
+    pub fn power_spectrum(&self, systems: Systems<'_>, species: &Tensor) -> Result<Tensor> {
+        let atoms = species.size(0);
+        let neighbors = systems.neighbors(self.neighbor_lists()[0])?;
+        let vectors = &neighbors.vectors;
+        let pairs = vectors.size(0);
+        let distances = (vectors * vectors).sum(&[1]).sqrt();
+        let RadialTable { counts, lower, upper, coefficients } = &self.radial;
+        let radial = distances.piecewise_polynomial(coefficients, *lower, *upper);
+        let angular = vectors.solid_harmonics(counts.len() - 1);
+        let channels = self.channels(vectors.dtype()).select(0, &species.select(0, &neighbors.second));
+        let channel_count = channels.size(1);
+        let channels = channels.reshape(&[pairs, 1, channel_count]);
+        let mut spectra = Vec::with_capacity(counts.len());
+        let mut start = 0;
+        for (l, &count) in counts.iter().enumerate() {
+            let components = 2 * l + 1;
+            let width = count * channel_count;
+            let radial = radial.slice(1, start..start + count).reshape(&[pairs, count, 1]);
+            let right = (radial * &channels).reshape(&[pairs, width]);
+            let left = angular.slice(1, l * l..(l + 1) * (l + 1));
+            let density =
+                Tensor::outer_sum(&left, &right, &neighbors.first, atoms).reshape(&[atoms * components, width]);
+            let atom_of_row = Tensor::from_vec_i64(
+                &[atoms * components],
+                (0..atoms as i64).flat_map(|atom| std::iter::repeat_n(atom, components)).collect(),
+            );
+            spectra.push(Tensor::outer_sum(&density, &density, &atom_of_row, atoms).reshape(&[atoms, width * width]));
+            start += count;
+        }
+        Ok(Tensor::concatenate(&spectra.iter().collect::<Vec<_>>(), 1))
+    }
+
+    /// The channels of each species, `[species, channels]`.
+    fn channels(&self, dtype: DType) -> Tensor {
+        if let Some(embeddings) = &self.embeddings {
+            return embeddings.neighbor.weight.clone();
+        }
+        let count = self.atomic_types.len();
+        let identity = (0..count * count).map(|entry| if entry % (count + 1) == 0 { 1.0 } else { 0.0 });
+        Tensor::from_vec_f64(&[count, count], identity.collect(), dtype)
+    }
+
+    /// Features of different networks are different quantities: each network has its own columns, with zeros for the other networks' atoms.
+    fn in_columns_of_networks(&self, features: &Tensor, networks: &Tensor) -> Tensor {
+        let count = self.networks();
+        if count == 1 {
+            return features.clone();
+        }
+        let (atoms, width) = (features.size(0), features.size(1));
+        let chosen = self.channels(features.dtype()).select(0, networks).reshape(&[atoms, count, 1]);
+        (features.reshape(&[atoms, 1, width]) * chosen).reshape(&[atoms, count * width])
+    }
+}
