@@ -1,0 +1,145 @@
+//! What the program does, a module for each of its commands, and what they share.
+
+pub mod eval;
+pub mod export;
+pub mod train;
+
+use std::path::{Path, PathBuf};
+
+use kilnbox_bundle::{CheckpointFile, ModelFile};
+use kilnbox_host::{
+    About, Checkpoint, Component, Context, Engine, EngineOptions, Level, Limits, Metric, Observer, Session,
+    SessionOptions,
+};
+use kilnbox_tensor::Device;
+use serde_json::{Value as Json, json};
+
+use crate::convert::{CheckpointContext, capabilities_to_json, checkpoint_on_device};
+use crate::errors::{Blame, CliError};
+use crate::log::Log;
+use crate::run_folder::MODEL_SUFFIX;
+
+/// The compiler, with a cache of compiled code in the user's cache folder.
+fn engine() -> Result<Engine, CliError> {
+    let cache = std::env::var_os("XDG_CACHE_HOME")
+        .map(PathBuf::from)
+        .filter(|folder| folder.is_absolute())
+        .or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
+    Ok(Engine::new(&EngineOptions { compiled_code_cache: cache.map(|cache| cache.join("kilnbox")) })?)
+}
+
+/// A session whose messages go to the log; it trains nothing.
+fn quiet_session(component: &Component, device: &Device, log: &Log) -> Result<Session, CliError> {
+    let options = SessionOptions { device: device.clone(), seed: 0, limits: Limits::default() };
+    Ok(Session::start(component, options, Box::new(LogOnly(log.clone())))?)
+}
+
+struct LogOnly(Log);
+
+impl Observer for LogOnly {
+    fn log(&mut self, level: Level, message: &str) {
+        self.0.line(level, message);
+    }
+
+    fn step(&mut self, _: u32, _: u32, _: u32, _: u32) {}
+
+    fn epoch(&mut self, _: u32, _: f64, _: &[Metric]) {}
+
+    fn save_checkpoint(&mut self, _: &str, _: Checkpoint) -> Result<(), String> {
+        Err("checkpoints are kept during a training only".to_owned())
+    }
+}
+
+/// The device to run on: the first of the architecture's that this machine has, or the one that the user wants.
+fn choose_device(supported: &[String], wanted: Option<&str>) -> Result<(String, Device), CliError> {
+    let present = Device::present();
+    let names = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    let wanted = match wanted {
+        Some("gpu" | "multi-gpu" | "multi-cuda") => Some("cuda"),
+        other => other,
+    };
+    if let Some(wanted) = wanted
+        && !supported.iter().any(|name| name == wanted)
+    {
+        let supported: Vec<&str> = supported.iter().map(String::as_str).collect();
+        return Err(CliError::input(format!("the architecture does not run on the device `{wanted}`"))
+            .hint(format!("it runs on {}", names(&supported))));
+    }
+    let mut candidates = supported.iter().map(String::as_str).filter(|name| wanted.is_none_or(|wanted| wanted == *name));
+    let device = candidates.find_map(|name| Some((name.to_owned(), Device::named(name)?)));
+    device.ok_or_else(|| {
+        let wanted = wanted.map_or_else(|| names(&supported.iter().map(String::as_str).collect::<Vec<_>>()), |name| format!("`{name}`"));
+        CliError::input(format!("the device {wanted} is not there")).hint(format!("this program and machine have {}", names(present)))
+    })
+}
+
+/// What is known of the people behind a model, and what to cite.
+fn metadata_json(about: &About, user: Json) -> Json {
+    let mut metadata = json!({
+        "name": "",
+        "description": "",
+        "authors": [],
+        "references": {"model": [], "architecture": about.references.architecture, "implementation": about.references.implementation},
+    });
+    let Json::Object(given) = user else { return metadata };
+    for (key, value) in given {
+        if let ("references", Json::Object(references)) = (key.as_str(), &value) {
+            for (kind, list) in references {
+                let mut all: Vec<Json> = list.as_array().cloned().unwrap_or_default();
+                all.extend(metadata["references"][kind].as_array().cloned().unwrap_or_default());
+                metadata["references"][kind] = Json::Array(all);
+            }
+        } else {
+            metadata[key] = value;
+        }
+    }
+    metadata
+}
+
+/// Makes a model's file of a checkpoint's.
+fn export_model(
+    component: &Component,
+    component_bytes: Vec<u8>,
+    checkpoint: CheckpointFile,
+    metadata: Json,
+    log: &Log,
+) -> Result<ModelFile, CliError> {
+    // Any device can hold weights; the one that a model runs on is chosen when it runs.
+    let device = Device::cpu();
+    let mut session = quiet_session(component, &device, log)?;
+    let about = session.about()?;
+    let model = session.load_model(&checkpoint_on_device(&checkpoint, &device)?, Context::Export)?;
+    let capabilities = session.export_model(&model)?;
+    // What is exported is the model alone, with its best weights: no optimizer, no history.
+    let exported = session.model_checkpoint(&model)?;
+    let epoch = checkpoint.epoch;
+    let mut context = CheckpointContext::of(&checkpoint)?;
+    component.digest().clone_into(&mut context.architecture.digest);
+    let mut checkpoint = context.file(&exported).map_err(|message| CliError::new(Blame::Architecture, message))?;
+    checkpoint.epoch = epoch;
+    Ok(ModelFile {
+        component: component_bytes,
+        checkpoint,
+        capabilities: capabilities_to_json(&capabilities, &about.supported_devices),
+        metadata: metadata_json(&about, metadata),
+    })
+}
+
+/// Checks where a model shall go, before any work is done for it.
+fn check_model_path(path: &Path) -> Result<(), CliError> {
+    if path.extension().is_none_or(|suffix| suffix != MODEL_SUFFIX) {
+        return Err(CliError::input(format!("the model's file is named `{}`, expected a name that ends with `.{MODEL_SUFFIX}`", path.display())));
+    }
+    check_folder_of(path)
+}
+
+fn check_folder_of(path: &Path) -> Result<(), CliError> {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    match folder {
+        Some(folder) if !folder.is_dir() => {
+            Err(CliError::input(format!("there is no folder `{}` for `{}`", folder.display(), path.display()))
+                .hint("make the folder, or choose another one"))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,130 @@
+//! The `kilnbox` program.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use kilnbox_cli::commands::{eval, export, train};
+use kilnbox_cli::errors::{Blame, CliError, install_panic_hook, uncaught_panic};
+
+/// Trains, evaluates and exports machine-learning models of atoms.
+#[derive(Parser)]
+#[command(name = "kilnbox", version, max_term_width = 100)]
+struct Arguments {
+    /// How many threads compute; by default one for each core, or what KILNBOX_THREADS says. Results do not depend on it.
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<usize>,
+    /// Also shows what is meant for developers of architectures.
+    #[arg(long, global = true)]
+    debug: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Trains a model as an options file says, evaluates it and exports it.
+    Train(TrainArguments),
+    /// Evaluates an exported model: compares it with targets, or predicts.
+    Eval(EvalArguments),
+    /// Makes one file of a checkpoint and its architecture, which can be evaluated anywhere.
+    Export(ExportArguments),
+}
+
+#[derive(Args)]
+struct TrainArguments {
+    /// The options of the run, as metatrain's `options.yaml`.
+    options: PathBuf,
+    /// Where to put the model.
+    #[arg(short, long, default_value = "model.kiln")]
+    output: PathBuf,
+    /// Replaces an option, as in `-r architecture.training.num_epochs=10`; can be repeated.
+    #[arg(short = 'r', long = "override", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Continues the run of a checkpoint; `auto` takes the newest in `outputs/`.
+    #[arg(long, value_name = "PATH|auto")]
+    restart: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct EvalArguments {
+    /// An exported model.
+    model: PathBuf,
+    /// The structures, and the targets to compare with, if there are any.
+    options: PathBuf,
+    /// Where to put the structures with the predictions.
+    #[arg(short, long, default_value = "output.xyz")]
+    output: PathBuf,
+    /// How many structures are evaluated together.
+    #[arg(short, long, default_value_t = 8, value_name = "N")]
+    batch_size: usize,
+}
+
+#[derive(Args)]
+struct ExportArguments {
+    /// A checkpoint of a run.
+    checkpoint: PathBuf,
+    /// Where to put the model; by default beside you, under the checkpoint's name.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// A file with `name`, `description`, `authors` and `references` of the model.
+    #[arg(short, long)]
+    metadata: Option<PathBuf>,
+}
+
+fn main() -> ExitCode {
+    install_panic_hook();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            // A pipe that is closed early is no error.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(Blame::Input.exit_code()) } else { ExitCode::SUCCESS };
+        }
+    };
+    let result = start_threads(arguments.threads).and_then(|()| {
+        // Sessions run on the thread that starts them, and architectures may need a large stack.
+        kilnbox_host::on_large_stack(|| run(arguments)).unwrap_or_else(|_| Err(uncaught_panic()))
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::from(error.blame().exit_code())
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<(), CliError> {
+    let debug = arguments.debug;
+    match arguments.command {
+        Command::Train(TrainArguments { options, output, overrides, restart }) => {
+            train::run(&train::Request { options, output, overrides, restart, debug })
+        }
+        Command::Eval(EvalArguments { model, options, output, batch_size }) => {
+            eval::run(&eval::Request { model, options, output, batch_size, debug })
+        }
+        Command::Export(ExportArguments { checkpoint, output, metadata }) => {
+            export::run(&export::Request { checkpoint, output, metadata, debug })
+        }
+    }
+}
+
+/// Sets the number of threads that kernels share.
+fn start_threads(wanted: Option<usize>) -> Result<(), CliError> {
+    const VARIABLE: &str = "KILNBOX_THREADS";
+    let wanted = match (wanted, std::env::var(VARIABLE)) {
+        (Some(threads), _) => Some(threads),
+        (None, Ok(text)) => Some(text.trim().parse().map_err(|_| {
+            CliError::input(format!("`{VARIABLE}` is `{}`, expected a number of threads", kilnbox_cli::log::printable(&text)))
+        })?),
+        (None, Err(_)) => None,
+    };
+    match wanted {
+        None => Ok(()),
+        Some(0) => Err(CliError::input("0 threads were asked for, expected at least 1")),
+        Some(threads) => rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|error| {
+            CliError::input(format!("{threads} threads cannot be started")).caused_by(&error)
+        }),
+    }
+}
