@@ -1,0 +1,128 @@
+//! Builds the architectures.
+//!
+//! Nothing here knows them by name: an architecture is a folder under `guests/` that holds a `default-hypers.yaml`.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::{command, target, toolchain};
+
+/// What a built architecture's folder holds besides its component.
+const COMPANIONS: [&str; 3] = ["default-hypers.yaml", "schema-hypers.json", "README.md"];
+const TARGET: &str = "wasm32-unknown-unknown";
+
+struct Guest {
+    folder: PathBuf,
+    /// Where it is found below the search path, such as `experimental/name`.
+    place: PathBuf,
+    package: String,
+}
+
+/// Builds all architectures into `target/guests/` and says where that is.
+pub fn build(root: &Path) -> Result<PathBuf, String> {
+    let guests = find(root)?;
+    let toolchain = toolchain::find(root)?;
+    let build_folder = target(root).join("guests-build");
+    let mut cargo = command::cargo(root);
+    cargo.args(["build", "--quiet", "--profile", "guest", "--target", TARGET, "--target-dir"]).arg(&build_folder);
+    for guest in &guests {
+        cargo.args(["--package", &guest.package]);
+    }
+    toolchain.apply(&mut cargo);
+    command::check(&mut cargo)?;
+    let output = folder(root);
+    for guest in &guests {
+        let built = build_folder.join(TARGET).join("guest").join(format!("{}.wasm", guest.package.replace('-', "_")));
+        collect(guest, &built, &output.join(&guest.place))
+            .map_err(|error| format!("`{}`: {error}", built.display()))?;
+    }
+    Ok(output)
+}
+
+/// The folder of built architectures.
+pub fn folder(root: &Path) -> PathBuf {
+    target(root).join("guests")
+}
+
+/// Puts the built architectures in front of the search path of a command.
+pub fn show_to(command: &mut Command, root: &Path) {
+    let present = std::env::var_os("KILNBOX_ARCHITECTURES").unwrap_or_default();
+    let all = std::iter::once(folder(root)).chain(std::env::split_paths(&present));
+    if let Ok(path) = std::env::join_paths(all) {
+        command.env("KILNBOX_ARCHITECTURES", path);
+    }
+}
+
+fn find(root: &Path) -> Result<Vec<Guest>, String> {
+    let guests = root.join("guests");
+    let mut found = Vec::new();
+    search(&guests, Path::new(""), &mut found).map_err(|error| format!("`{}`: {error}", guests.display()))?;
+    found.sort_by(|a, b| a.place.cmp(&b.place));
+    Ok(found)
+}
+
+fn search(folder: &Path, place: &Path, found: &mut Vec<Guest>) -> io::Result<()> {
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let (Some(name), true) = (path.file_name(), path.is_dir()) else { continue };
+        let place = place.join(name);
+        if path.join("default-hypers.yaml").is_file() {
+            let manifest = fs::read_to_string(path.join("Cargo.toml"))?;
+            let package = package_name(&manifest).ok_or_else(|| {
+                io::Error::other(format!("`{}` has no package name", path.join("Cargo.toml").display()))
+            })?;
+            found.push(Guest { folder: path, place, package });
+        } else if !path.join("Cargo.toml").is_file() {
+            search(&path, &place, found)?;
+        }
+    }
+    Ok(())
+}
+
+/// The first `name = "..."`, which is the package's.
+fn package_name(manifest: &str) -> Option<String> {
+    let line = manifest.lines().find_map(|line| line.trim().strip_prefix("name")?.trim().strip_prefix('='))?;
+    Some(line.trim().trim_matches('"').to_owned())
+}
+
+fn collect(guest: &Guest, built: &Path, to: &Path) -> io::Result<()> {
+    fs::create_dir_all(to)?;
+    update(built, &to.join("architecture.wasm"))?;
+    for name in COMPANIONS {
+        let file = guest.folder.join(name);
+        if file.is_file() {
+            update(&file, &to.join(name))?;
+        }
+    }
+    Ok(())
+}
+
+/// Copies what has changed; a reader sees the old file or the new one.
+fn update(from: &Path, to: &Path) -> io::Result<()> {
+    let bytes = fs::read(from)?;
+    if fs::read(to).is_ok_and(|present| present == bytes) {
+        return Ok(());
+    }
+    let part = to.with_extension("part");
+    fs::write(&part, bytes)?;
+    fs::rename(part, to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_package_is_named_by_its_manifest() {
+        let cases = [
+            ("[package]\nname = \"soap-bpnn\"\nversion = \"1\"\n", Some("soap-bpnn")),
+            ("[package]\nname=\"a\"\n[lib]\nname = \"b\"\n", Some("a")),
+            ("[workspace]\n", None),
+        ];
+        for (manifest, expected) in cases {
+            assert_eq!(package_name(manifest).as_deref(), expected);
+        }
+    }
+}

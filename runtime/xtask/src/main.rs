@@ -1,0 +1,69 @@
+//! Builds guests, runs tests and benchmarks: `cargo xtask help`. Depends on the standard library alone, so that it starts at once.
+
+mod bench;
+mod command;
+mod guests;
+mod test;
+mod toolchain;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+const HELP: &str = "\
+cargo xtask <task>
+
+  test [NAME]     builds the guests and runs every test, or those whose name contains NAME
+  guests          builds the architectures in `guests/` into `target/guests/`
+  kilnbox ARGS    builds all that is needed and runs the program (also `cargo kilnbox ARGS`)
+  bench NAME      runs a benchmark and prints ratios: vs-metatrain, start, sandbox
+";
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    let task = arguments.next().and_then(|task| task.into_string().ok()).unwrap_or_default();
+    let arguments: Vec<OsString> = arguments.collect();
+    let root = root();
+    let result = match task.as_str() {
+        "test" => test::run(&root, &arguments),
+        "guests" => guests::build(&root).map(|_| ExitCode::SUCCESS),
+        "kilnbox" => kilnbox(&root, &arguments),
+        "bench" => bench::run(&root, &arguments),
+        "help" | "--help" | "-h" | "" => {
+            eprint!("{HELP}");
+            Ok(ExitCode::SUCCESS)
+        }
+        other => Err(format!("there is no task `{other}`\n\n{HELP}")),
+    };
+    result.unwrap_or_else(|message| {
+        eprintln!("error: {message}");
+        ExitCode::FAILURE
+    })
+}
+
+/// The repository: two folders above this crate.
+fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+/// Builds guests and the program, and becomes the program.
+fn kilnbox(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
+    let program = build_kilnbox(root)?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    guests::show_to(&mut command, root);
+    command::status(&mut command)
+}
+
+/// The built program.
+fn build_kilnbox(root: &Path) -> Result<PathBuf, String> {
+    guests::build(root)?;
+    command::check(command::cargo(root).args(["build", "--quiet", "--release", "--package", "kilnbox-cli"]))?;
+    Ok(target(root).join("release").join(format!("kilnbox{}", std::env::consts::EXE_SUFFIX)))
+}
+
+/// Cargo's target folder, as cargo itself decides it.
+fn target(root: &Path) -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder))
+}

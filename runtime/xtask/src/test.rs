@@ -1,0 +1,54 @@
+//! Every test, in one command: what continuous integration runs, and what a developer runs before a commit.
+
+use std::ffi::OsString;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::Instant;
+
+use crate::{build_kilnbox, command, guests};
+
+/// Runs all checks and tests, or the tests whose names contain the one argument.
+pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
+    let name = match arguments {
+        [] => None,
+        [name] => Some(name),
+        _ => return Err("`cargo xtask test` takes one name at most".to_owned()),
+    };
+    let mut failures = Vec::new();
+    let mut step = |what: &str, command: &mut Command| {
+        eprintln!("== {what}");
+        let start = Instant::now();
+        let result = command::check(command);
+        eprintln!(
+            "== {what}: {} in {:.0} s",
+            if result.is_ok() { "passed" } else { "FAILED" },
+            start.elapsed().as_secs_f64()
+        );
+        if result.is_err() {
+            failures.push(what.to_owned());
+        }
+    };
+    if name.is_none() {
+        step("format", command::cargo(root).args(["fmt", "--all", "--check"]));
+    }
+    eprintln!("== guests and program");
+    let program = build_kilnbox(root)?;
+    let mut tests = command::cargo(root);
+    tests.args(["test", "--release", "--workspace", "--no-fail-fast"]).env("KILNBOX_PROGRAM", &program);
+    guests::show_to(&mut tests, root);
+    match name {
+        Some(name) => tests.arg("--").arg(name),
+        None => &mut tests,
+    };
+    step("tests", &mut tests);
+    if name.is_none() {
+        let mut clippy = command::cargo(root);
+        clippy.args(["clippy", "--quiet", "--release", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
+        step("lints", &mut clippy);
+    }
+    if failures.is_empty() {
+        eprintln!("all passed");
+        return Ok(ExitCode::SUCCESS);
+    }
+    Err(format!("failed: {}", failures.join(", ")))
+}
