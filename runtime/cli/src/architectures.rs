@@ -110,10 +110,8 @@ impl SearchPath {
         let found: Vec<(&PathBuf, Vec<Location>)> =
             self.folders.iter().map(|folder| (folder, list_folder(folder))).collect();
         let wanted = normal(name);
-        let location = found
-            .iter()
-            .flat_map(|(_, locations)| locations)
-            .find(|location| normal(&location.name) == wanted);
+        let location =
+            found.iter().flat_map(|(_, locations)| locations).find(|location| normal(&location.name) == wanted);
         match location {
             Some(location) => read(location.clone()),
             None => Err(unknown_architecture(name, &found)),
@@ -291,7 +289,8 @@ mod tests {
             let path = folder.path().join(file);
             fs::create_dir_all(path.parent().expect("a parent")).expect("the folder is made");
             let content = if file.ends_with(".yaml") { String::new() } else { (*file).to_owned() };
-            fs::write(path, if content.is_empty() { "model: {}\n".to_owned() } else { content }).expect("the file is written");
+            fs::write(path, if content.is_empty() { "model: {}\n".to_owned() } else { content })
+                .expect("the file is written");
         }
         let path = SearchPath::new(vec![folder.path().to_owned(), folder.path().join("absent")]);
         (folder, path)
@@ -333,7 +332,10 @@ mod tests {
         let path = |name: &str| folder.path().join(name).display().to_string();
         for name in ["some where/net", "some where/net/architecture.wasm"] {
             let files = search.find(&path(name)).expect("the path is found");
-            assert_eq!((files.name.as_str(), files.component.as_slice()), ("net", b"some where/net/architecture.wasm".as_slice()));
+            assert_eq!(
+                (files.name.as_str(), files.component.as_slice()),
+                ("net", b"some where/net/architecture.wasm".as_slice())
+            );
         }
         assert_eq!(component(&search, &path("x.wasm")), "x.wasm");
         assert!(component(&search, &path("y.wasm")).contains("there is no architecture at"));

@@ -1,7 +1,9 @@
 //! Between the options, the data, the host's checkpoints and the files that keep them.
 
 use kilnbox_bundle::{ArchitectureIdentity, CheckpointFile, ElementType, NamedTensor};
-use kilnbox_data::{DataError, Dataset, DatasetInfo, DatasetSource, GradientSource, Irrep, SystemsSource, TargetInfo, TargetSource};
+use kilnbox_data::{
+    DataError, Dataset, DatasetInfo, DatasetSource, GradientSource, Irrep, SystemsSource, TargetInfo, TargetSource,
+};
 use kilnbox_host::{Capabilities, Checkpoint, HostError, ModelOutput};
 use kilnbox_tensor::{DType, Device, Misuse, Tensor};
 use serde_json::{Value as Json, json};
@@ -28,7 +30,11 @@ impl From<HostError> for CliError {
         match error {
             HostError::Trapped { backtrace, .. } => {
                 let result = result.hint("this is a mistake in the architecture's code: report it to its maintainers");
-                if backtrace.is_empty() { result } else { result.hint(format!("where it happened, innermost first:\n{backtrace}")) }
+                if backtrace.is_empty() {
+                    result
+                } else {
+                    result.hint(format!("where it happened, innermost first:\n{backtrace}"))
+                }
             }
             _ => result,
         }
@@ -73,7 +79,10 @@ fn target_source(target: &TargetOptions) -> Result<TargetSource, CliError> {
         TargetType::Cartesian { rank } => kilnbox_data::TargetType::Cartesian(*rank as u32),
         TargetType::Spherical { product: Some(_), .. } => return Err(unsupported("is a product of spherical tensors")),
         TargetType::Spherical { irreps, .. } => {
-            let irrep = |irrep: &crate::options::SphericalIrrep| Irrep { lambda: irrep.o3_lambda as u32, sigma: irrep.o3_sigma.into() };
+            let irrep = |irrep: &crate::options::SphericalIrrep| Irrep {
+                lambda: irrep.o3_lambda as u32,
+                sigma: irrep.o3_sigma.into(),
+            };
             kilnbox_data::TargetType::Spherical(irreps.iter().map(irrep).collect())
         }
     };
@@ -165,7 +174,12 @@ pub fn checkpoint_on_device(file: &CheckpointFile, device: &Device) -> Result<Ch
     let tensors = file
         .tensors
         .iter()
-        .map(|named| Ok((named.name.clone(), tensor(named, device).map_err(|misuse| CliError::new(Blame::Limit, misuse.to_string()))?)))
+        .map(|named| {
+            Ok((
+                named.name.clone(),
+                tensor(named, device).map_err(|misuse| CliError::new(Blame::Limit, misuse.to_string()))?,
+            ))
+        })
         .collect::<Result<_, CliError>>()?;
     Ok(Checkpoint {
         model_version: file.model_version,

@@ -54,7 +54,11 @@ impl Errors {
 /// # Errors
 ///
 /// The model does not compute a target, or in another unit.
-pub fn requests(dataset: &Dataset, outputs: &[ModelOutput], length_unit: &str) -> Result<Vec<EvaluationRequest>, CliError> {
+pub fn requests(
+    dataset: &Dataset,
+    outputs: &[ModelOutput],
+    length_unit: &str,
+) -> Result<Vec<EvaluationRequest>, CliError> {
     let info = dataset.info();
     check_unit("the structures have lengths", &info.length_unit, length_unit)?;
     if info.targets.is_empty() {
@@ -162,7 +166,11 @@ impl Evaluation {
             let of_energy = target.info.quantity == "energy";
             let length_unit = if info.length_unit.eq_ignore_ascii_case("angstrom") { "A" } else { &info.length_unit };
             if let Some(found) = &output.position_gradients {
-                let unit = if unit.is_empty() || length_unit.is_empty() { String::new() } else { format!("{unit}/{length_unit}") };
+                let unit = if unit.is_empty() || length_unit.is_empty() {
+                    String::new()
+                } else {
+                    format!("{unit}/{length_unit}")
+                };
                 let name = gradient_name("forces", &output.name, "positions", of_energy);
                 let at = self.measured(&name, unit, false);
                 for (expected, found) in gradients(&reference, "positions").zip(found) {

@@ -149,7 +149,8 @@ impl<'a> Schema<'a> {
     fn check(&self, instance: &Json, places: &Places<'_>) -> Result<(), CliError> {
         let errors: Vec<_> = self.validator.iter_errors(instance).collect();
         // The user's own keys first: a default cannot be wrong because of them, and they are what can be changed.
-        let first = errors.iter().find(|error| matches!(error.kind(), ValidationErrorKind::AdditionalProperties { .. }));
+        let first =
+            errors.iter().find(|error| matches!(error.kind(), ValidationErrorKind::AdditionalProperties { .. }));
         match first.or(errors.first()) {
             None => Ok(()),
             Some(error) => Err(self.explain(error, places)),
@@ -213,8 +214,7 @@ fn deepest<'a>(error: &'a ValidationError<'a>) -> &'a ValidationError<'a> {
     };
     let depth = |error: &ValidationError<'_>| error.instance_path().segments().count();
     let further = context.iter().flatten().filter(|inner| {
-        depth(inner) > depth(error)
-            || matches!(inner.kind(), ValidationErrorKind::AdditionalProperties { .. })
+        depth(inner) > depth(error) || matches!(inner.kind(), ValidationErrorKind::AdditionalProperties { .. })
     });
     match further.max_by_key(|inner| depth(inner)) {
         Some(inner) => deepest(inner),
@@ -246,7 +246,9 @@ fn expectation(kind: &ValidationErrorKind) -> String {
         ValidationErrorKind::FalseSchema => "left out".to_owned(),
         ValidationErrorKind::AnyOf { .. }
         | ValidationErrorKind::OneOfNotValid { .. }
-        | ValidationErrorKind::OneOfMultipleValid { .. } => "in one of the forms that the architecture accepts".to_owned(),
+        | ValidationErrorKind::OneOfMultipleValid { .. } => {
+            "in one of the forms that the architecture accepts".to_owned()
+        }
         other => format!("what the schema's `{}` demands", printable(other.keyword())),
     }
 }
@@ -459,7 +461,10 @@ training:
     fn defaults_that_do_not_fit_their_own_schema_are_the_architectures_mistake() {
         let schema = SCHEMA.replace(r#""minimum": 1"#, r#""minimum": 10"#);
         let message = merged(Some(&schema), "").expect_err("the default is refused");
-        assert!(message.starts_with("error: default-hypers.yaml:6:15: `architecture.training.batch_size`"), "{message}");
+        assert!(
+            message.starts_with("error: default-hypers.yaml:6:15: `architecture.training.batch_size`"),
+            "{message}"
+        );
         assert!(message.contains("report it to its maintainers"), "{message}");
     }
 
@@ -468,7 +473,8 @@ training:
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
         listener.set_nonblocking(true).expect("the listener does not block");
         let port = listener.local_addr().expect("an address").port();
-        let outside = [format!("http://127.0.0.1:{port}/schema.json"), "file:///etc/passwd".to_owned(), "other.json".to_owned()];
+        let outside =
+            [format!("http://127.0.0.1:{port}/schema.json"), "file:///etc/passwd".to_owned(), "other.json".to_owned()];
         for uri in outside {
             let message = merged(Some(&format!(r#"{{"$ref": "{uri}"}}"#)), "").expect_err("the reference is refused");
             assert!(message.contains("schema-hypers.json"), "{message}");
@@ -486,7 +492,10 @@ training:
         assert!(merged(Some(large), &user).is_err());
         // A schema that refers to itself without end either is refused or accepts.
         let _ = merged(Some(r##"{"$ref": "#"}"##), "");
-        let _ = merged(Some(r##"{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}"##), "");
+        let _ = merged(
+            Some(r##"{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}"##),
+            "",
+        );
         let deep = format!("{}{}{}", r#"{"not":"#.repeat(100), "{}", "}".repeat(100));
         assert!(merged(Some(&deep), "").is_err());
         assert!(merged(Some("{"), "").is_err());

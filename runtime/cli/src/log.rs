@@ -88,9 +88,11 @@ impl Log {
     pub fn progress(&self, epoch: u32, epochs: u32, done: u32, total: u32) {
         let mut sinks = self.sinks();
         let bar = sinks.bar.get_or_insert_with(|| {
-            let target = if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+            let target =
+                if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
             let style = ProgressStyle::with_template("epoch {msg} {wide_bar} {percent:>3} % {per_sec}, {eta} left");
-            ProgressBar::with_draw_target(None, target).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            ProgressBar::with_draw_target(None, target)
+                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         });
         bar.set_length(u64::from(epochs) * u64::from(total));
         bar.set_message(format!("{}/{epochs}", epoch + 1));
@@ -241,11 +243,22 @@ mod tests {
 
     #[test]
     fn numbers_look_as_metatrain_writes_them() {
-        let cases = [(9.619e-4, "9.619e-04"), (3.827e4, "3.827e+04"), (0.0, "0.000e+00"), (-1.5e-12, "-1.500e-12"), (f64::NAN, "NaN")];
+        let cases = [
+            (9.619e-4, "9.619e-04"),
+            (3.827e4, "3.827e+04"),
+            (0.0, "0.000e+00"),
+            (-1.5e-12, "-1.500e-12"),
+            (f64::NAN, "NaN"),
+        ];
         for (value, expected) in cases {
             assert_eq!(exponent(value), expected);
         }
-        let cases = [(0.737_61, 1.918_15, "1.91815"), (26.639, 9.875, " 9.875"), (1.284, 12.3, "12.3000"), (123.456, 7.0, "  7.00")];
+        let cases = [
+            (0.737_61, 1.918_15, "1.91815"),
+            (26.639, 9.875, " 9.875"),
+            (1.284, 12.3, "12.3000"),
+            (123.456, 7.0, "  7.00"),
+        ];
         for (first, value, expected) in cases {
             assert_eq!(Format::for_first(first).write(value), expected);
         }
@@ -255,9 +268,18 @@ mod tests {
     fn a_table_has_names_units_and_rows() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("train.csv");
-        let metric = |set: &str, name: &str, unit: &str, value| Metric { set: set.into(), name: name.into(), unit: unit.into(), value };
+        let metric = |set: &str, name: &str, unit: &str, value| Metric {
+            set: set.into(),
+            name: name.into(),
+            unit: unit.into(),
+            value,
+        };
         let mut table = EpochTable::create(&path).unwrap();
-        let line = table.add(0, 1e-3, &[metric("training", "loss", "", 12.0), metric("training", "energy RMSE (per atom)", "eV", 0.5)]);
+        let line = table.add(
+            0,
+            1e-3,
+            &[metric("training", "loss", "", 12.0), metric("training", "energy RMSE (per atom)", "eV", 0.5)],
+        );
         assert_eq!(
             line,
             "Epoch:    0 | learning rate: 1.000e-03 | training loss: 1.200e+01 | training energy RMSE (per atom): 0.50000 eV"

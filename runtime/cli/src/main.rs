@@ -116,15 +116,19 @@ fn start_threads(wanted: Option<usize>) -> Result<(), CliError> {
     let wanted = match (wanted, std::env::var(VARIABLE)) {
         (Some(threads), _) => Some(threads),
         (None, Ok(text)) => Some(text.trim().parse().map_err(|_| {
-            CliError::input(format!("`{VARIABLE}` is `{}`, expected a number of threads", kilnbox_cli::log::printable(&text)))
+            CliError::input(format!(
+                "`{VARIABLE}` is `{}`, expected a number of threads",
+                kilnbox_cli::log::printable(&text)
+            ))
         })?),
         (None, Err(_)) => None,
     };
     match wanted {
         None => Ok(()),
         Some(0) => Err(CliError::input("0 threads were asked for, expected at least 1")),
-        Some(threads) => rayon::ThreadPoolBuilder::new().num_threads(threads).build_global().map_err(|error| {
-            CliError::input(format!("{threads} threads cannot be started")).caused_by(&error)
-        }),
+        Some(threads) => rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build_global()
+            .map_err(|error| CliError::input(format!("{threads} threads cannot be started")).caused_by(&error)),
     }
 }

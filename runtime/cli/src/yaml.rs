@@ -117,8 +117,7 @@ impl Node {
         if value.trim().is_empty() {
             return Ok(Self { place, value: Value::Null });
         }
-        parse_located(value, &|_| place.clone())
-            .map_err(|(_, message)| CliError::input(format!("{place}: {message}")))
+        parse_located(value, &|_| place.clone()).map_err(|(_, message)| CliError::input(format!("{place}: {message}")))
     }
 
     /// The entries of a map; `None` for anything else.
@@ -204,9 +203,10 @@ impl Node {
             }
             Value::List(items) => {
                 let length = items.len();
-                let item = key.parse::<usize>().ok().and_then(|index| items.get_mut(index)).ok_or_else(|| {
-                    CliError::input(format!("{place}: `{key}` picks no item of a list of {length}"))
-                })?;
+                let item =
+                    key.parse::<usize>().ok().and_then(|index| items.get_mut(index)).ok_or_else(|| {
+                        CliError::input(format!("{place}: `{key}` picks no item of a list of {length}"))
+                    })?;
                 item.set(rest, node, text)
             }
             _ => Err(CliError::input(format!("{place}: `{key}` cannot be set inside {}", self.describe()))),
@@ -479,9 +479,8 @@ impl<'a> Section<'a> {
     ///
     /// Points at the section when it is not.
     pub fn require(&self, key: &str) -> Result<Field<'a>, CliError> {
-        self.get(key).ok_or_else(|| {
-            CliError::input(format!("{}: `{}` is missing", self.node.place, join(&self.path, key)))
-        })
+        self.get(key)
+            .ok_or_else(|| CliError::input(format!("{}: `{}` is missing", self.node.place, join(&self.path, key))))
     }
 
     /// All keys, with their values.
@@ -508,11 +507,7 @@ impl<'a> Field<'a> {
     /// The error that something else was expected here.
     pub fn wrong(&self, expected: &str) -> CliError {
         let name = if self.path.is_empty() { "the file".to_owned() } else { format!("`{}`", self.path) };
-        CliError::input(format!(
-            "{}: {name} must be {expected}, and is {}",
-            self.node.place,
-            self.node.describe()
-        ))
+        CliError::input(format!("{}: {name} must be {expected}, and is {}", self.node.place, self.node.describe()))
     }
 
     /// An error about this value.
@@ -536,9 +531,9 @@ impl<'a> Field<'a> {
     /// When it is anything else; also when it holds `${...}`, which metatrain would replace and kilnbox does not.
     pub fn text(&self) -> Result<String, CliError> {
         match &self.node.value {
-            Value::Text(text) if text.contains("${") => {
-                Err(self.error(format!("is `{text}`, and `${{...}}` is not replaced by kilnbox")).hint("write the value itself"))
-            }
+            Value::Text(text) if text.contains("${") => Err(self
+                .error(format!("is `{text}`, and `${{...}}` is not replaced by kilnbox"))
+                .hint("write the value itself")),
             Value::Text(text) => Ok(text.clone()),
             _ => Err(self.wrong("text")),
         }
@@ -632,12 +627,7 @@ pub fn join(path: &str, key: &str) -> String {
 }
 
 /// The error for a key that nobody knows.
-pub fn unknown_key<'a>(
-    place: &Place,
-    path: &str,
-    key: &str,
-    known: impl IntoIterator<Item = &'a str>,
-) -> CliError {
+pub fn unknown_key<'a>(place: &Place, path: &str, key: &str, known: impl IntoIterator<Item = &'a str>) -> CliError {
     let mut known: Vec<_> = known.into_iter().collect();
     let error = CliError::input(format!("{place}: unknown key `{}`", join(path, &crate::log::printable(key))));
     if let Some(nearest) = nearest(key, known.iter().copied()) {

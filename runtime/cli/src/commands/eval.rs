@@ -37,7 +37,10 @@ pub fn run(request: &Request) -> Result<(), CliError> {
         return Err(CliError::input("the batch size is 0, expected at least 1"));
     }
     if request.output.extension().is_none_or(|suffix| suffix != "xyz" && suffix != "extxyz") {
-        return Err(CliError::input(format!("the predictions' file is named `{}`, expected a name that ends with `.xyz`", request.output.display())));
+        return Err(CliError::input(format!(
+            "the predictions' file is named `{}`, expected a name that ends with `.xyz`",
+            request.output.display()
+        )));
     }
     super::check_folder_of(&request.output)?;
     let options = EvalOptions::read(&request.options)?;
@@ -47,7 +50,8 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     let file = ModelFile::read(&request.model)?;
     let datasets = options.datasets.iter().map(read_dataset).collect::<Result<Vec<_>, _>>()?;
     let component = super::engine()?.load(&file.component)?;
-    let supported: Vec<String> = serde_json::from_value(file.capabilities["supported_devices"].clone()).unwrap_or_default();
+    let supported: Vec<String> =
+        serde_json::from_value(file.capabilities["supported_devices"].clone()).unwrap_or_default();
     let (_, device) = super::choose_device(&supported, None)?;
     let dtype = dtype_of(&file.capabilities);
     let mut session = super::quiet_session(&component, &device, &log)?;
@@ -89,8 +93,11 @@ pub(super) fn check_types(dataset: &kilnbox_data::Dataset, known: &[i32]) -> Res
         let Some(structure) = dataset.structure(index) else { continue };
         if let Some(unknown) = structure.types.iter().find(|number| !known.contains(number)) {
             let known: Vec<&str> = known.iter().map(symbol).collect();
-            return Err(CliError::input(format!("structure {index} has the element {}, which the model does not know", symbol(unknown)))
-                .hint(format!("it knows {}", known.join(", "))));
+            return Err(CliError::input(format!(
+                "structure {index} has the element {}, which the model does not know",
+                symbol(unknown)
+            ))
+            .hint(format!("it knows {}", known.join(", "))));
         }
     }
     Ok(())

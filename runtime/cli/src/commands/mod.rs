@@ -65,11 +65,16 @@ fn choose_device(supported: &[String], wanted: Option<&str>) -> Result<(String, 
         return Err(CliError::input(format!("the architecture does not run on the device `{wanted}`"))
             .hint(format!("it runs on {}", names(&supported))));
     }
-    let mut candidates = supported.iter().map(String::as_str).filter(|name| wanted.is_none_or(|wanted| wanted == *name));
+    let mut candidates =
+        supported.iter().map(String::as_str).filter(|name| wanted.is_none_or(|wanted| wanted == *name));
     let device = candidates.find_map(|name| Some((name.to_owned(), Device::named(name)?)));
     device.ok_or_else(|| {
-        let wanted = wanted.map_or_else(|| names(&supported.iter().map(String::as_str).collect::<Vec<_>>()), |name| format!("`{name}`"));
-        CliError::input(format!("the device {wanted} is not there")).hint(format!("this program and machine have {}", names(present)))
+        let wanted = wanted.map_or_else(
+            || names(&supported.iter().map(String::as_str).collect::<Vec<_>>()),
+            |name| format!("`{name}`"),
+        );
+        CliError::input(format!("the device {wanted} is not there"))
+            .hint(format!("this program and machine have {}", names(present)))
     })
 }
 
@@ -128,7 +133,10 @@ fn export_model(
 /// Checks where a model shall go, before any work is done for it.
 fn check_model_path(path: &Path) -> Result<(), CliError> {
     if path.extension().is_none_or(|suffix| suffix != MODEL_SUFFIX) {
-        return Err(CliError::input(format!("the model's file is named `{}`, expected a name that ends with `.{MODEL_SUFFIX}`", path.display())));
+        return Err(CliError::input(format!(
+            "the model's file is named `{}`, expected a name that ends with `.{MODEL_SUFFIX}`",
+            path.display()
+        )));
     }
     check_folder_of(path)
 }

@@ -5,7 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kilnbox_bundle::{ArchitectureIdentity, CheckpointFile};
 use kilnbox_data::{Dataset, DatasetInfo};
-use kilnbox_host::{About, Checkpoint, Component, Context, Level, Limits, Metric, Model, Observer, Session, SessionOptions, Trainer};
+use kilnbox_host::{
+    About, Checkpoint, Component, Context, Level, Limits, Metric, Model, Observer, Session, SessionOptions, Trainer,
+};
 use kilnbox_tensor::{DType, Device};
 use serde_json::Value as Json;
 
@@ -93,7 +95,20 @@ impl Run {
         let about = super::quiet_session(&component, &Device::cpu(), log)?.about()?;
         let (device_name, device) = super::choose_device(&about.supported_devices, options.device.as_deref())?;
         let dtype = choose_dtype(&about.supported_dtypes, options.base_precision)?;
-        Ok(Self { options, architecture, component, about, hypers, start, sets, info, device_name, device, dtype, seed })
+        Ok(Self {
+            options,
+            architecture,
+            component,
+            about,
+            hypers,
+            start,
+            sets,
+            info,
+            device_name,
+            device,
+            dtype,
+            seed,
+        })
     }
 
     /// Writes down what is about to happen: in the log, and in files of the run.
@@ -128,7 +143,8 @@ impl Run {
             for (name, datasets) in self.named_sets() {
                 for (number, dataset) in datasets.iter().enumerate() {
                     let which = if datasets.len() == 1 { String::new() } else { format!("_{number}") };
-                    let indices: String = dataset.positions_in_file().iter().map(|index| format!("{index}\n")).collect();
+                    let indices: String =
+                        dataset.positions_in_file().iter().map(|index| format!("{index}\n")).collect();
                     folder.write(&format!("indices/{name}{which}.txt"), &indices)?;
                 }
             }
@@ -175,12 +191,15 @@ impl Run {
         let options = SessionOptions { device: self.device.clone(), seed: self.seed, limits: Limits::default() };
         let mut session = Session::start(&self.component, options, Box::new(observer))?;
         let (model, trainer) = self.begin(&mut session)?;
-        let with_info = |datasets: &[Dataset]| datasets.iter().map(|dataset| dataset.with_info(self.info.clone())).collect();
+        let with_info =
+            |datasets: &[Dataset]| datasets.iter().map(|dataset| dataset.with_info(self.info.clone())).collect();
         let (training, validation) = (with_info(&self.sets.training), with_info(&self.sets.validation));
         log.info("Training starts");
         session.train(&trainer, &model, self.dtype, std::slice::from_ref(&self.device_name), training, validation)?;
         let checkpoint = session.save_checkpoint(&trainer, &model)?;
-        context.file(&checkpoint).map_err(|message| CliError::new(Blame::Architecture, format!("the architecture's last checkpoint cannot be kept: {message}")))
+        context.file(&checkpoint).map_err(|message| {
+            CliError::new(Blame::Architecture, format!("the architecture's last checkpoint cannot be kept: {message}"))
+        })
     }
 
     /// The model and trainer that the run begins with.
@@ -214,13 +233,24 @@ impl Run {
     /// Keeps checkpoint and model, and evaluates the model on all sets.
     fn finish(self, checkpoint: CheckpointFile, folder: &RunFolder, output: &Path, log: &Log) -> Result<(), CliError> {
         if let Some(name) = checkpoint.first_non_finite_tensor() {
-            log.warning(format!("the tensor `{}` has numbers that are not finite: the training has diverged", printable(name)));
+            log.warning(format!(
+                "the tensor `{}` has numbers that are not finite: the training has diverged",
+                printable(name)
+            ));
         }
         let name = Path::new(output.file_name().unwrap_or_default());
-        for path in [output.with_extension(CHECKPOINT_SUFFIX), folder.path().join(name.with_extension(CHECKPOINT_SUFFIX))] {
+        for path in
+            [output.with_extension(CHECKPOINT_SUFFIX), folder.path().join(name.with_extension(CHECKPOINT_SUFFIX))]
+        {
             checkpoint.write(&path)?;
         }
-        let model = super::export_model(&self.component, self.architecture.component.clone(), checkpoint.clone(), Json::Null, log)?;
+        let model = super::export_model(
+            &self.component,
+            self.architecture.component.clone(),
+            checkpoint.clone(),
+            Json::Null,
+            log,
+        )?;
         for path in [output.to_owned(), folder.path().join(name)] {
             model.write(&path)?;
         }
@@ -284,8 +314,10 @@ fn starting_point(
         )));
     }
     if let Some((key, theirs, ours)) = first_difference("architecture.model", &file.hypers["model"], &hypers["model"]) {
-        return Err(CliError::input(format!("`{key}` is {ours}, and the model in the checkpoint `{place}` has {theirs}"))
-            .hint("a model keeps the hypers that it was made with: change them back, or start a new run"));
+        return Err(CliError::input(format!(
+            "`{key}` is {ours}, and the model in the checkpoint `{place}` has {theirs}"
+        ))
+        .hint("a model keeps the hypers that it was made with: change them back, or start a new run"));
     }
     log.info(match context {
         Context::Restart => format!("Continuing the run of `{place}`"),
@@ -317,13 +349,15 @@ fn merged_info(options: &TrainOptions, sets: &Sets) -> Result<DatasetInfo, CliEr
     if let Some(types) = &options.architecture.atomic_types {
         let types: Vec<i32> = types.iter().map(|&number| i32::from(number)).collect();
         for dataset in sets.training.iter().chain(&sets.validation).chain(&sets.test) {
-            super::eval::check_types(dataset, &types).map_err(|error| error.hint("or add it to `architecture.atomic_types`"))?;
+            super::eval::check_types(dataset, &types)
+                .map_err(|error| error.hint("or add it to `architecture.atomic_types`"))?;
         }
         info.atomic_types = types;
     } else {
         for dataset in &sets.test {
-            super::eval::check_types(dataset, &info.atomic_types)
-                .map_err(|error| error.hint("the test set has elements that neither training nor validation set has"))?;
+            super::eval::check_types(dataset, &info.atomic_types).map_err(|error| {
+                error.hint("the test set has elements that neither training nor validation set has")
+            })?;
         }
     }
     Ok(info)

@@ -123,7 +123,9 @@ fn read_dataset(field: &Field<'_>, need_targets: bool, warnings: &mut Vec<String
     let systems = SystemsOptions::read(&section.require("systems")?)?;
     let targets = match section.get("targets") {
         Some(targets) => read_targets(&targets, &systems, warnings)?,
-        None if need_targets => return Err(section.require("targets").err().unwrap_or_else(|| field.error("is incomplete"))),
+        None if need_targets => {
+            return Err(section.require("targets").err().unwrap_or_else(|| field.error("is incomplete")));
+        }
         None => Vec::new(),
     };
     if need_targets && targets.is_empty() {

@@ -110,7 +110,9 @@ impl TrainOptions {
         let section = Section::new(&node, "")?;
         section.allow_only(&KEYS)?;
         if let Some(field) = section.get("wandb") {
-            return Err(field.error("is not supported: kilnbox sends nothing anywhere").hint("read `train.csv` instead"));
+            return Err(field
+                .error("is not supported: kilnbox sends nothing anywhere")
+                .hint("read `train.csv` instead"));
         }
         let mut warnings = Vec::new();
         let training_set = dataset::read_datasets(&section.require("training_set")?, true, &mut warnings)?;
@@ -292,7 +294,8 @@ fn read_split(field: &Field<'_>, training_sets: usize, warnings: &mut Vec<String
         && entry.key == "indices"
     {
         if training_sets != 1 {
-            return Err(field.error(format!("picks structures by number, and there are {training_sets} training datasets"))
+            return Err(field
+                .error(format!("picks structures by number, and there are {training_sets} training datasets"))
                 .hint("give a list of datasets, one for each training dataset"));
         }
         let indices = field.section()?.require("indices")?;

@@ -273,7 +273,9 @@ pub(super) fn read_targets(
         let name = read_name(&entry.key, &target, warnings)?;
         let own_name = |name: &str| name.strip_prefix("mtt::").unwrap_or(name).to_owned();
         if let Some(same) = targets.iter().find(|other| own_name(&other.name) == own_name(&name)) {
-            return Err(target.error(format!("and `{}` are the same name", same.name)).hint("remove or rename one of them"));
+            return Err(target
+                .error(format!("and `{}` are the same name", same.name))
+                .hint("remove or rename one of them"));
         }
         targets.push(read_target(&name, &target, systems, warnings)?);
     }
@@ -306,8 +308,19 @@ fn read_target(
     warnings: &mut Vec<String>,
 ) -> Result<TargetOptions, CliError> {
     const KEYS: [&str; 13] = [
-        "quantity", "read_from", "reader", "key", "unit", "sample_kind", "per_atom", "type", "num_subtargets",
-        "description", "forces", "stress", "virial",
+        "quantity",
+        "read_from",
+        "reader",
+        "key",
+        "unit",
+        "sample_kind",
+        "per_atom",
+        "type",
+        "num_subtargets",
+        "description",
+        "forces",
+        "stress",
+        "virial",
     ];
     let is_named_energy = name == "energy" || name.starts_with("energy/");
     let mut target = TargetOptions::plain(name, systems);
@@ -349,11 +362,7 @@ fn read_source(section: &Section<'_>, target: &mut TargetOptions) -> Result<(), 
 }
 
 /// What the numbers are.
-fn read_meaning(
-    section: &Section<'_>,
-    target: &mut TargetOptions,
-    warnings: &mut Vec<String>,
-) -> Result<(), CliError> {
+fn read_meaning(section: &Section<'_>, target: &mut TargetOptions, warnings: &mut Vec<String>) -> Result<(), CliError> {
     if let Some(field) = section.get("quantity") {
         let quantity = field.text()?;
         // An energy stays one by its name, as in metatrain.
@@ -384,7 +393,9 @@ fn read_sample_kind(section: &Section<'_>, warnings: &mut Vec<String>) -> Result
     let per_atom = section.get("per_atom");
     if let Some(field) = section.get("sample_kind") {
         if let Some(per_atom) = per_atom {
-            return Err(per_atom.error("and `sample_kind` are both given").hint("remove `per_atom`, the older of the two"));
+            return Err(per_atom
+                .error("and `sample_kind` are both given")
+                .hint("remove `per_atom`, the older of the two"));
         }
         return Ok(match field.one_of(&["system", "atom", "atom_pair"])?.as_str() {
             "system" => SampleKind::System,
@@ -424,7 +435,9 @@ fn read_spherical(field: &Field<'_>) -> Result<TargetType, CliError> {
     section.allow_only(&["irreps", "product"])?;
     let irreps_field = section.require("irreps")?;
     if matches!(irreps_field.node.value, Value::Map(_)) {
-        return Err(irreps_field.error("is given per atomic type; such targets on an atomic basis are not supported yet"));
+        return Err(
+            irreps_field.error("is given per atomic type; such targets on an atomic basis are not supported yet")
+        );
     }
     let irreps = irreps_field.list()?.iter().map(read_irrep).collect::<Result<Vec<_>, _>>()?;
     if irreps.is_empty() {
@@ -473,7 +486,9 @@ fn read_gradients(section: Option<&Section<'_>>, target: &mut TargetOptions) -> 
     let forces = read("forces", is_energy)?;
     let stress = read("stress", is_energy && virial.is_none())?;
     if let (Some(section), Some(_), Some(_)) = (section, &stress, &virial) {
-        return Err(section.error("has both `stress` and `virial`, which are the same derivative").hint("switch one of them off"));
+        return Err(section
+            .error("has both `stress` and `virial`, which are the same derivative")
+            .hint("switch one of them off"));
     }
     target.forces = forces;
     target.stress = stress;
@@ -513,9 +528,11 @@ fn check_energy(field: &Field<'_>, target: &TargetOptions) -> Result<(), CliErro
     if has_gradients && !target.is_energy() {
         return Err(field.error("has gradients, and only energies do").hint("add `quantity: energy` if it is one"));
     }
-    let asked = [&target.forces, &target.stress, &target.virial].into_iter().flatten().any(|gradient| gradient.required);
-    let is_total_energy =
-        target.sample_kind == SampleKind::System && target.target_type == TargetType::Scalar && target.num_subtargets == 1;
+    let asked =
+        [&target.forces, &target.stress, &target.virial].into_iter().flatten().any(|gradient| gradient.required);
+    let is_total_energy = target.sample_kind == SampleKind::System
+        && target.target_type == TargetType::Scalar
+        && target.num_subtargets == 1;
     if asked && !is_total_energy {
         return Err(field.error("has gradients, so it must be one scalar per system"));
     }

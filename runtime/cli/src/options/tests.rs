@@ -73,10 +73,7 @@ test_set:
     let energy = &options.training_set[0].targets[0];
     assert!(energy.forces.as_ref().expect("forces are on").required);
     assert!(energy.stress.is_none());
-    assert_eq!(
-        options.test_set,
-        SplitOptions::Indices(IndicesOptions::File("ethanol_split/test.txt".into()))
-    );
+    assert_eq!(options.test_set, SplitOptions::Indices(IndicesOptions::File("ethanol_split/test.txt".into())));
 }
 
 #[test]
@@ -160,22 +157,23 @@ fn wrong_values_are_refused_with_what_was_expected() {
 
 #[test]
 fn what_must_be_there_is_asked_for() {
-    let without = |line: &str| BASE.lines().filter(|other| !other.contains(line)).map(|line| format!("{line}\n")).collect::<String>();
+    let without = |line: &str| {
+        BASE.lines().filter(|other| !other.contains(line)).map(|line| format!("{line}\n")).collect::<String>()
+    };
     assert!(check(&without("training_set"), &[]).contains("options.yaml:1:1: `training_set` is missing"));
     assert!(check(&without("validation_set"), &[]).contains("`validation_set` is missing"));
     assert!(check(&without("name"), &[]).contains("`architecture` is missing"));
     assert!(check("- a\n", &[]).contains("the file must be a section with keys, and is a list"));
-    assert!(dataset("  systems: a.xyz\n").expect_err("targets are missing").contains("`training_set.targets` is missing"));
+    assert!(
+        dataset("  systems: a.xyz\n").expect_err("targets are missing").contains("`training_set.targets` is missing")
+    );
     assert!(dataset("  systems: a.xyz\n  targets: {}\n").expect_err("no targets").contains("nothing to learn"));
 }
 
 #[test]
 fn overrides_win_and_are_named_in_errors() {
     assert!(check(BASE, &["seed=7", "architecture.name=pet"]).contains(r#""name":"pet"},"seed":7"#));
-    assert_eq!(
-        check(BASE, &["sed=7"]),
-        "error: in override `-r sed=7`: unknown key `sed`\n  hint: use `seed`"
-    );
+    assert_eq!(check(BASE, &["sed=7"]), "error: in override `-r sed=7`: unknown key `sed`\n  hint: use `seed`");
     assert!(check(BASE, &["seed=x"]).starts_with("error: in override `-r seed=x`: `seed` must be an integer"));
 }
 
@@ -187,7 +185,10 @@ fn targets_take_every_key_and_their_defaults() {
 
     let energy = target("    mtt::U0: {quantity: energy, forces: f.xyz, stress: off}\n").expect("the target is read");
     let forces = energy.forces.expect("forces are on");
-    assert_eq!((forces.read_from.as_path(), forces.key.as_str(), forces.required), (Path::new("f.xyz"), "forces", true));
+    assert_eq!(
+        (forces.read_from.as_path(), forces.key.as_str(), forces.required),
+        (Path::new("f.xyz"), "forces", true)
+    );
     assert!(energy.stress.is_none());
 
     let virial = target("    energy/pbe: {virial: {key: w}}\n").expect("the target is read");
@@ -243,13 +244,17 @@ architecture: {name: x}
 training_set: {systems: a.xyz, targets: {energy: {unit: eV}}}
 validation_set: {systems: b.xyz, targets: {energy: {unit: meV}}}
 ";
-    assert!(check(text, &[]).contains("`validation_set` has target `energy` in `meV`, and the first training dataset in `eV`"));
+    assert!(
+        check(text, &[])
+            .contains("`validation_set` has target `energy` in `meV`, and the first training dataset in `eV`")
+    );
 }
 
 #[test]
 fn evaluation_needs_no_targets() {
-    let options = EvalOptions::parse("- systems: a.xyz\n- b.xyz\n- systems: c.xyz\n  targets: {energy: {}}\n", "eval.yaml")
-        .expect("the options are read");
+    let options =
+        EvalOptions::parse("- systems: a.xyz\n- b.xyz\n- systems: c.xyz\n  targets: {energy: {}}\n", "eval.yaml")
+            .expect("the options are read");
     let numbers: Vec<_> = options.datasets.iter().map(|dataset| dataset.targets.len()).collect();
     assert_eq!(numbers, [0, 0, 1]);
     let message = EvalOptions::parse("system: a.xyz\n", "eval.yaml").expect_err("the key is unknown").to_string();
