@@ -1,6 +1,8 @@
 //! What the whole-program tests and benchmarks share.
 
+use std::io;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use kilnbox_host::{Checkpoint, Level, Metric, Observer};
 
@@ -30,5 +32,94 @@ impl Observer for Nobody {
     fn epoch(&mut self, _: u32, _: f64, _: &[Metric]) {}
     fn save_checkpoint(&mut self, _: &str, _: Checkpoint) -> Result<(), String> {
         Ok(())
+    }
+}
+
+/// A folder of its own for a test that runs the program, with the fixtures beside it as in the repository.
+#[derive(Debug)]
+pub struct Workplace {
+    folder: tempfile::TempDir,
+}
+
+/// What the program said and how it ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The exit code; none if it was killed.
+    pub code: Option<i32>,
+    /// All that it printed to standard output.
+    pub output: String,
+    /// All that it printed to standard error.
+    pub errors: String,
+}
+
+impl Workplace {
+    /// An empty folder, but for a link to `fixtures`.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn new() -> io::Result<Self> {
+        let folder = tempfile::tempdir()?;
+        std::os::unix::fs::symlink(repository().join("fixtures"), folder.path().join("fixtures"))?;
+        Ok(Self { folder })
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Writes a file into the folder.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, name: &str, text: &str) -> io::Result<()> {
+        std::fs::write(self.path(name), text)
+    }
+
+    /// The program, to be run in the folder with these arguments. It is the one that `cargo xtask test` has just built.
+    ///
+    /// # Panics
+    /// The tests run without `cargo xtask`, which builds the program and the guests and says where they are.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let program = std::env::var_os("KILNBOX_PROGRAM");
+        let mut command =
+            Command::new(program.expect("run the tests with `cargo xtask test`, which builds the program"));
+        command.args(arguments).current_dir(self.folder.path()).env("NO_COLOR", "1").env_remove("KILNBOX_TIMING");
+        command
+    }
+
+    /// Runs the program to its end.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn run(&self, arguments: &[&str]) -> io::Result<Outcome> {
+        let output = self.command(arguments).output()?;
+        Ok(Outcome {
+            code: output.status.code(),
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// Every file and folder below the folder but the fixtures, sorted.
+    ///
+    /// # Errors
+    /// A folder cannot be read.
+    pub fn entries(&self) -> io::Result<Vec<String>> {
+        let root = self.folder.path();
+        let mut found = Vec::new();
+        let mut folders = vec![root.to_owned()];
+        while let Some(folder) = folders.pop() {
+            for entry in std::fs::read_dir(folder)? {
+                let entry = entry?;
+                if entry.file_type()?.is_dir() {
+                    folders.push(entry.path());
+                }
+                let path = entry.path();
+                found.push(path.strip_prefix(root).unwrap_or(&path).display().to_string());
+            }
+        }
+        found.sort();
+        Ok(found)
     }
 }

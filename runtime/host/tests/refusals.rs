@@ -1,0 +1,94 @@
+//! What is refused at the door, before anything of it runs, and with which words.
+
+use kilnbox_host::{Engine, EngineOptions, HostError};
+
+/// The error of loading these bytes.
+fn refusal(bytes: &[u8]) -> String {
+    let engine = Engine::new(&EngineOptions::default()).unwrap_or_else(|error| panic!("no engine: {error}"));
+    match engine.load(bytes) {
+        Err(HostError::Refused { problem }) => problem,
+        Err(other) => panic!("expected a refusal, found {other}"),
+        Ok(component) => panic!("{component:?} was accepted"),
+    }
+}
+
+fn component(text: &str) -> Vec<u8> {
+    wat::parse_str(text).unwrap_or_else(|error| panic!("{error}"))
+}
+
+#[test]
+fn what_is_no_component_is_refused() {
+    let truncated = component("(component)");
+    let cases: [(&[u8], &str); 5] = [
+        (b"", "it is not a WebAssembly component"),
+        (b"#!/bin/sh\nrm -rf /\n", "it is not a WebAssembly component"),
+        (&component("(module)"), "a plain module"),
+        (&truncated[..6], "it is not a WebAssembly component"),
+        (&[&truncated[..], &[0xff; 64]].concat(), "it cannot be compiled"),
+    ];
+    for (bytes, expected) in cases {
+        let problem = refusal(bytes);
+        assert!(problem.contains(expected), "`{problem}` does not say `{expected}`");
+    }
+}
+
+#[test]
+fn imports_beyond_the_contract_are_refused_by_name() {
+    let cases = [
+        (r#"(import "wasi:filesystem/types@0.2.0" (instance))"#, "`wasi:filesystem/types@0.2.0`"),
+        (r#"(import "wasi:sockets/tcp@0.2.0" (instance))"#, "`wasi:sockets/tcp@0.2.0`"),
+        (r#"(import "environment" (func))"#, "`environment`"),
+        (r#"(import "kilnbox:architecturex/tensor@0.1.0" (instance))"#, "`kilnbox:architecturex/tensor@0.1.0`"),
+    ];
+    for (import, name) in cases {
+        let problem = refusal(&component(&format!("(component {import})")));
+        assert!(problem.contains(name) && problem.contains("nothing else"), "{problem}");
+    }
+}
+
+#[test]
+fn all_foreign_imports_are_named_up_to_a_dozen() {
+    let imports: String = (0..15).map(|k| format!(r#"(import "evil{k}" (func))"#)).collect();
+    let problem = refusal(&component(&format!("(component {imports})")));
+    assert!(problem.contains("`evil0`") && problem.contains("`evil11`") && problem.contains("and 3 more"), "{problem}");
+    assert!(!problem.contains("evil12"), "{problem}");
+}
+
+#[test]
+fn control_characters_of_names_do_not_reach_the_terminal() {
+    let problem =
+        refusal(&component("(component (import \"plain\" (func)) (core module (import \"a\\1b[2J\" \"b\" (func))))"));
+    assert!(!problem.contains('\u{1b}'), "{problem}");
+}
+
+#[test]
+fn interfaces_that_the_contract_does_not_have_are_refused() {
+    let problem = refusal(&component(
+        r#"(component (import "kilnbox:architecture/backdoor@0.1.0" (instance (export "open" (func)))))"#,
+    ));
+    assert!(problem.contains("contract") && problem.contains("backdoor"), "{problem}");
+}
+
+#[test]
+fn a_component_that_is_no_architecture_is_refused() {
+    let problem = refusal(&component("(component)"));
+    assert!(problem.contains("contract"), "{problem}");
+}
+
+#[test]
+fn a_damaged_cache_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
+    let options = EngineOptions { compiled_code_cache: Some(folder.path().join("cache")) };
+    let engine = Engine::new(&options).unwrap_or_else(|error| panic!("{error}"));
+    let bytes = component("(component)");
+    for _ in 0..2 {
+        // It compiles, and is refused only afterwards: it exports nothing.
+        assert!(matches!(engine.load(&bytes), Err(HostError::Refused { .. })));
+        let mut kept = 0;
+        for entry in std::fs::read_dir(folder.path().join("cache")).into_iter().flatten().flatten() {
+            kept += 1;
+            assert!(std::fs::write(entry.path(), b"not compiled code").is_ok());
+        }
+        assert_eq!(kept, 1, "one component leaves one file");
+    }
+}

@@ -1,0 +1,362 @@
+//! Whatever a caller sends, an operation answers or refuses in a sentence: no panic, no undefined value, nothing beyond the quota.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use kilnbox_tensor::memory::{self, Quota};
+use kilnbox_tensor::op::optimizer::{AdamOptions, adam};
+use kilnbox_tensor::op::{self, elementwise, index, linalg, neural, reduce, segment, shape, spherical};
+use kilnbox_tensor::random::Random;
+use kilnbox_tensor::{DType, Device, Misuse, Tensor, autodiff};
+
+const DTYPES: [DType; 5] = [DType::Float32, DType::Float64, DType::Int32, DType::Int64, DType::Boolean];
+
+/// Tensors of all dtypes and of many shapes: scalars, empty ones, ones of rank 8, indices in and out of range.
+fn zoo() -> Result<Vec<Tensor>, Misuse> {
+    let cpu = Device::cpu();
+    let shapes: [&[usize]; 13] = [
+        &[],
+        &[0],
+        &[1],
+        &[3],
+        &[4],
+        &[0, 3],
+        &[3, 0],
+        &[3, 3],
+        &[2, 3],
+        &[2, 0, 3],
+        &[2, 3, 4],
+        &[1, 1, 3, 3],
+        &[1, 2, 1, 2, 1, 2, 1, 2],
+    ];
+    let mut zoo = Vec::new();
+    for shape in shapes {
+        for dtype in DTYPES {
+            zoo.push(Tensor::full(&cpu, shape, 1.0, dtype)?);
+        }
+        zoo.push(autodiff::track(&Tensor::full(&cpu, shape, -0.5, DType::Float64)?)?);
+    }
+    for indices in [[0, 1, 2], [-1, 0, 1], [0, 3, 1_i64 << 40], [i64::MIN, i64::MAX, 0]] {
+        zoo.push(Tensor::from_int64(&cpu, &[3], &indices)?);
+    }
+    zoo.push(Tensor::from_float64(&cpu, &[3], &[f64::NAN, f64::INFINITY, f64::NEG_INFINITY], DType::Float64)?);
+    Ok(zoo)
+}
+
+/// Runs an operation on arguments that may be anything, and its derivative; says whether it was accepted.
+#[track_caller]
+fn attempt(what: &str, operation: impl Fn() -> Result<Tensor, Misuse>) -> bool {
+    let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<(), Misuse> {
+        let output = operation()?;
+        match output.dtype() {
+            DType::Boolean => drop(output.read_boolean()?),
+            dtype if dtype.is_integer() => drop(output.read_int64()?),
+            _ => {
+                drop(output.read_float64()?);
+                let first = autodiff::grad(&[&output], &[&output], &[], true)?;
+                assert_eq!(first[0].shape(), output.shape());
+            }
+        }
+        Ok(())
+    }));
+    match outcome {
+        Ok(Ok(())) => true,
+        Ok(Err(misuse)) => {
+            assert!(misuse.operation.contains('.') && !misuse.problem.is_empty(), "{what}: {misuse:?}");
+            false
+        }
+        Err(_) => panic!("{what} panicked"),
+    }
+}
+
+type Unary = fn(&Tensor) -> Result<Tensor, Misuse>;
+type Binary = fn(&Tensor, &Tensor) -> Result<Tensor, Misuse>;
+
+/// The gradient of an operation's output by its operands, so that derivatives meet odd shapes as well.
+fn with_gradient(a: &[&Tensor], run: impl Fn(&[&Tensor]) -> Result<Tensor, Misuse>) -> Result<Tensor, Misuse> {
+    let leaves: Vec<Tensor> = a
+        .iter()
+        .map(|&tensor| if tensor.dtype().is_float() { autodiff::track(tensor) } else { Ok(tensor.clone()) })
+        .collect::<Result<_, _>>()?;
+    let output = run(&leaves.iter().collect::<Vec<_>>())?;
+    if output.dtype().is_float() {
+        let by: Vec<&Tensor> = leaves.iter().filter(|leaf| leaf.dtype().is_float()).collect();
+        let first = autodiff::grad(&[&output], &by, &[], true)?;
+        for (gradient, leaf) in first.iter().zip(&by) {
+            assert_eq!(gradient.shape(), leaf.shape(), "the gradient of {output:?}");
+        }
+        autodiff::grad(&first.iter().collect::<Vec<_>>(), &by, &[], false)?;
+    }
+    Ok(output)
+}
+
+#[test]
+fn operations_of_one_tensor_never_panic() -> Result<(), Misuse> {
+    let unary: &[(&str, Unary)] = &[
+        ("negative", elementwise::negative),
+        ("reciprocal", elementwise::reciprocal),
+        ("absolute", elementwise::absolute),
+        ("sign", elementwise::sign),
+        ("exp", elementwise::exp),
+        ("log", elementwise::log),
+        ("sqrt", elementwise::sqrt),
+        ("sin", elementwise::sin),
+        ("cos", elementwise::cos),
+        ("tanh", elementwise::tanh),
+        ("erf", elementwise::erf),
+        ("sigmoid", elementwise::sigmoid),
+        ("silu", elementwise::silu),
+        ("is-finite", elementwise::is_finite),
+        ("logical-not", elementwise::logical_not),
+        ("all", reduce::all),
+        ("any", reduce::any),
+        ("add-scalar", |a| elementwise::add_scalar(a, f64::NAN)),
+        ("add-scalar", |a| elementwise::add_scalar(a, 1e300)),
+        ("multiply-scalar", |a| elementwise::multiply_scalar(a, f64::INFINITY)),
+        ("power-scalar", |a| elementwise::power_scalar(a, -2.5)),
+        ("power-scalar", |a| elementwise::power_scalar(a, 0.0)),
+        ("clamp", |a| elementwise::clamp(a, -1.0, 1.0)),
+        ("clamp", |a| elementwise::clamp(a, 1.0, -1.0)),
+        ("clamp", |a| elementwise::clamp(a, f64::NAN, 1.0)),
+        ("layer-norm", |a| neural::layer_norm(a, 1e-5)),
+        ("layer-norm", |a| neural::layer_norm(a, -1.0)),
+        ("rms-norm", |a| neural::rms_norm(a, 0.0)),
+        ("reshape", |a| shape::reshape(a, &[a.count()])),
+        ("reshape", |a| shape::reshape(a, &[1, 3])),
+        ("reshape", |a| shape::reshape(a, &[usize::MAX, usize::MAX])),
+        ("reshape", |a| shape::reshape(a, &[1; 9])),
+        ("reshape", |a| shape::reshape(a, &[])),
+        ("broadcast-to", |a| shape::broadcast_to(a, &[2, 3, 4])),
+        ("broadcast-to", |a| shape::broadcast_to(a, &[])),
+        ("broadcast-to", |a| shape::broadcast_to(a, &[1 << 40, 1 << 40])),
+        ("permute", |a| shape::permute(a, &(0..a.shape().len()).rev().collect::<Vec<_>>())),
+        ("permute", |a| shape::permute(a, &[0, 0])),
+        ("permute", |a| shape::permute(a, &[usize::MAX])),
+        ("sum", |a| reduce::sum(a, &[], false)),
+        ("sum", |a| reduce::sum(a, &[0], true)),
+        ("sum", |a| reduce::sum(a, &[1, 0], false)),
+        ("sum", |a| reduce::sum(a, &[0, 0], false)),
+        ("sum", |a| reduce::sum(a, &[usize::MAX], false)),
+        ("mean", |a| reduce::mean(a, &[], true)),
+        ("mean", |a| reduce::mean(a, &[1], false)),
+        ("solid-harmonics", |a| spherical::solid_harmonics(a, 0)),
+        ("solid-harmonics", |a| spherical::solid_harmonics(a, 4)),
+        ("solid-harmonics", |a| spherical::solid_harmonics(a, 17)),
+        ("solid-harmonics", |a| spherical::solid_harmonics(a, usize::MAX)),
+    ];
+    let zoo = zoo()?;
+    for (name, run) in unary {
+        let accepted = zoo
+            .iter()
+            .filter(|a| attempt(&format!("{name} of {a:?}"), || with_gradient(&[a], |leaves| run(leaves[0]))))
+            .count();
+        assert!(accepted < zoo.len(), "{name} accepted everything");
+    }
+    for a in &zoo {
+        for axis in [0, 1, 7, 8, usize::MAX] {
+            for keep in [false, true] {
+                attempt("maximum", || with_gradient(&[a], |leaves| reduce::maximum(leaves[0], axis, keep)));
+                attempt("minimum", || with_gradient(&[a], |leaves| reduce::minimum(leaves[0], axis, keep)));
+            }
+            attempt("softmax", || with_gradient(&[a], |leaves| neural::softmax(leaves[0], axis)));
+            for (start, end) in [(0, 0), (0, 1), (1, 2), (2, 1), (0, usize::MAX), (usize::MAX, 0)] {
+                attempt("slice", || with_gradient(&[a], |leaves| shape::slice(leaves[0], axis, start, end)));
+            }
+        }
+        for dtype in DTYPES {
+            assert!(attempt("cast", || with_gradient(&[a], |leaves| op::cast(leaves[0], dtype))));
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn operations_of_several_tensors_never_panic() -> Result<(), Misuse> {
+    let binary: &[(&str, Binary)] = &[
+        ("add", elementwise::add),
+        ("subtract", elementwise::subtract),
+        ("multiply", elementwise::multiply),
+        ("divide", elementwise::divide),
+        ("maximum", elementwise::maximum),
+        ("minimum", elementwise::minimum),
+        ("equal", elementwise::equal),
+        ("less", elementwise::less),
+        ("less-equal", elementwise::less_equal),
+        ("logical-and", elementwise::logical_and),
+        ("logical-or", elementwise::logical_or),
+        ("matmul", linalg::matmul),
+        ("solve", |a, b| linalg::solve(a, b)?.map_err(|error| Misuse::new("linalg.solve", error.to_string()))),
+        ("concatenate", |a, b| shape::concatenate(&[a, b], 0)),
+        ("concatenate", |a, b| shape::concatenate(&[a, b, a], 1)),
+        ("select", |a, b| index::select(a, 0, b)),
+        ("select", |a, b| index::select(a, 1, b)),
+        ("index-add", |a, b| index::index_add(a, 0, b, 3)),
+        ("index-add", |a, b| index::index_add(a, 0, b, 0)),
+        ("gather", |a, b| index::gather(a, 0, b)),
+        ("scatter-add", |a, b| index::scatter_add(a, 0, b, 3)),
+        ("scatter-add", |a, b| index::scatter_add(a, 9, b, usize::MAX)),
+        ("outer-sum", |a, b| segment::outer_sum(a, a, b, 3)),
+        ("outer-sum", |a, b| segment::outer_sum(a, a, b, usize::MAX)),
+        ("piecewise-polynomial", |a, b| spherical::piecewise_polynomial(a, b, 0.0, 2.0)),
+        ("piecewise-polynomial", |a, b| spherical::piecewise_polynomial(a, b, 2.0, 0.0)),
+        ("piecewise-polynomial", |a, b| spherical::piecewise_polynomial(a, &autodiff::detach(b)?, -1e300, 1e300)),
+        ("grad", |a, b| Ok(autodiff::grad(&[a], &[b], &[b], true)?.remove(0))),
+    ];
+    let zoo = zoo()?;
+    for (name, run) in binary {
+        for a in &zoo {
+            for b in &zoo {
+                attempt(&format!("{name} of {a:?} and {b:?}"), || {
+                    with_gradient(&[a, b], |leaves| run(leaves[0], leaves[1]))
+                });
+            }
+        }
+    }
+    // Three tensors: every third of the zoo in each place, or it takes minutes.
+    for (k, a) in zoo.iter().enumerate() {
+        for (l, b) in zoo.iter().enumerate().filter(|(l, _)| (k + l) % 3 == 0) {
+            for (_, c) in zoo.iter().enumerate().filter(|(m, _)| (l + m) % 2 == 0) {
+                attempt("where", || {
+                    with_gradient(&[a, b, c], |three| elementwise::where_(three[0], three[1], three[2]))
+                });
+                attempt("contract-left", || {
+                    with_gradient(&[a, b, c], |three| segment::contract_left(three[0], three[1], three[2]))
+                });
+                attempt("contract-right", || {
+                    with_gradient(&[a, b, c], |three| segment::contract_right(three[0], three[1], three[2]))
+                });
+            }
+        }
+    }
+    assert!(shape::concatenate(&[], 0).is_err());
+    Ok(())
+}
+
+#[test]
+fn an_optimizer_step_never_panics() -> Result<(), Misuse> {
+    let options = AdamOptions {
+        learning_rate: 0.1,
+        beta1: 0.9,
+        beta2: 0.999,
+        epsilon: 1e-8,
+        weight_decay: 0.0,
+        decoupled: false,
+        step: 1,
+    };
+    let zoo = zoo()?;
+    let accepts = |options: &AdamOptions, four: [&[&Tensor]; 4]| {
+        attempt("adam", || {
+            let states = adam(four[0], four[1], four[2], four[3], options)?;
+            Ok(states.into_iter().next().map_or_else(|| zoo[0].clone(), |state| state.parameter))
+        })
+    };
+    for a in &zoo {
+        for b in &zoo {
+            let fits = a.dtype().is_float() && a.dtype() == b.dtype() && a.shape() == b.shape();
+            assert_eq!(accepts(&options, [&[a], &[b], &[a], &[b]]), fits, "{a:?} and {b:?}");
+        }
+    }
+    let one = &zoo[0];
+    assert!(accepts(&options, [&[], &[], &[], &[]]));
+    assert!(!accepts(&options, [&[one], &[], &[one], &[one]]));
+    for wrong in [
+        AdamOptions { step: 0, ..options },
+        AdamOptions { beta1: 1.0, ..options },
+        AdamOptions { beta2: f64::NAN, ..options },
+        AdamOptions { beta1: -0.1, ..options },
+    ] {
+        assert!(!accepts(&wrong, [&[one], &[one], &[one], &[one]]), "{wrong:?}");
+    }
+    assert!(accepts(&AdamOptions { step: u64::MAX, ..options }, [&[one], &[one], &[one], &[one]]));
+    Ok(())
+}
+
+/// One step by hand, from the paper: with zero moments the first step is the learning rate times the sign.
+#[test]
+fn adam_takes_the_step_of_the_paper() -> Result<(), Misuse> {
+    let cpu = Device::cpu();
+    let row = |values: &[f64]| Tensor::from_float64(&cpu, &[2], values, DType::Float64);
+    let zero = row(&[0.0, 0.0])?;
+    for (decoupled, weight_decay) in [(false, 0.0), (false, 0.1), (true, 0.1)] {
+        let options = |step| AdamOptions {
+            learning_rate: 0.01,
+            beta1: 0.9,
+            beta2: 0.99,
+            epsilon: 1e-8,
+            weight_decay,
+            decoupled,
+            step,
+        };
+        let (mut parameter, mut first, mut second) = (row(&[1.0, -2.0])?, zero.clone(), zero.clone());
+        let (mut p, mut m, mut v) = ([1.0, -2.0], [0.0; 2], [0.0; 2]);
+        for (step, gradient) in [(1, [0.3, -4.0]), (2, [-0.1, 2.0]), (3, [0.0, 1.0])] {
+            let state = adam(&[&parameter], &[&row(&gradient)?], &[&first], &[&second], &options(step))?.remove(0);
+            (parameter, first, second) = (state.parameter, state.first_moment, state.second_moment);
+            for k in 0..2 {
+                let g = gradient[k] + if decoupled { 0.0 } else { weight_decay * p[k] };
+                m[k] = 0.9 * m[k] + 0.1 * g;
+                v[k] = 0.99 * v[k] + 0.01 * g * g;
+                let (unbiased_m, unbiased_v) =
+                    (m[k] / (1.0 - 0.9_f64.powi(step as i32)), v[k] / (1.0 - 0.99_f64.powi(step as i32)));
+                p[k] -= if decoupled { 0.01 * weight_decay * p[k] } else { 0.0 };
+                p[k] -= 0.01 * unbiased_m / (f64::sqrt(unbiased_v) + 1e-8);
+            }
+            for (found, expected) in parameter.read_float64()?.into_iter().zip(p) {
+                assert!((found - expected).abs() < 1e-14, "{found}, expected {expected}");
+            }
+        }
+        assert!(parameter.is_tracked());
+    }
+    Ok(())
+}
+
+#[test]
+fn constructors_never_panic() {
+    let cpu = Device::cpu();
+    for shape in [&[][..], &[0], &[3], &[2, 2], &[usize::MAX], &[usize::MAX, 2], &[1 << 40, 1 << 40, 0], &[1; 9]] {
+        attempt("from-float32", || Tensor::from_float32(&cpu, shape, &[1.0; 3]));
+        attempt("from-float64", || Tensor::from_float64(&cpu, shape, &[1.0; 4], DType::Int32));
+        attempt("from-int64", || Tensor::from_int64(&cpu, shape, &[1]));
+        attempt("from-boolean", || Tensor::from_boolean(&cpu, shape, &[]));
+    }
+    let random = |low: f64, high: f64, dtype: DType| {
+        attempt("uniform", || Random::new(0).uniform(&cpu, &[2, 0], low, high, dtype))
+    };
+    assert!(random(0.0, 1.0, DType::Float32) && random(1.0, 1.0, DType::Float64));
+    assert!(
+        !random(1.0, 0.0, DType::Float32) && !random(f64::NAN, 0.0, DType::Float32) && !random(0.0, 1.0, DType::Int64)
+    );
+}
+
+/// What would not fit is refused before memory is asked for: each of these would take terabytes.
+#[test]
+fn the_quota_is_asked_before_memory_is() -> Result<(), Misuse> {
+    let cpu = Device::cpu();
+    let quota = Quota::new(1 << 20);
+    memory::set_quota(quota.clone());
+    let row = Tensor::full(&cpu, &[64], 1.0, DType::Float64)?;
+    let column = shape::reshape(&row, &[64, 1])?;
+    let huge = 1_usize << 40;
+    let refused: &[(&str, &dyn Fn() -> Result<Tensor, Misuse>)] = &[
+        ("full", &|| Tensor::full(&cpu, &[huge], 0.0, DType::Float32)),
+        ("arange", &|| Tensor::arange(&cpu, huge)),
+        ("uniform", &|| Random::new(0).uniform(&cpu, &[huge], 0.0, 1.0, DType::Float64)),
+        ("broadcast-to", &|| shape::broadcast_to(&column, &[64, huge])),
+        ("index-add", &|| index::index_add(&row, 0, &Tensor::arange(&cpu, 64)?, huge)),
+        ("outer-sum", &|| segment::outer_sum(&column, &column, &Tensor::arange(&cpu, 64)?, huge)),
+        ("matmul", &|| {
+            let tall = shape::broadcast_to(&column, &[16, 64, 1])?;
+            let wide = shape::reshape(&Tensor::full(&cpu, &[4096], 0.0, DType::Float64)?, &[1, 4096])?;
+            linalg::matmul(&tall, &wide)
+        }),
+    ];
+    for (name, run) in refused {
+        match run() {
+            Err(misuse) => assert!(misuse.limit, "{name}: {misuse}"),
+            Ok(tensor) => panic!("{name} made {tensor:?}"),
+        }
+    }
+    drop((row, column));
+    assert_eq!(quota.used(), 0, "bytes stay counted");
+    assert!(quota.peak() <= quota.limit());
+    Ok(())
+}

@@ -1,0 +1,367 @@
+//! Every operation of the contract, with its first and second derivatives, against two independent judges: what PyTorch computed
+//! (`oracle/oracle.json`, made by `oracle/make_oracle.py`) and finite differences.
+
+use std::collections::BTreeSet;
+use std::error::Error;
+use std::path::Path;
+
+use kilnbox_tensor::op::{self, elementwise, index, linalg, neural, reduce, segment, shape, spherical};
+use kilnbox_tensor::{DType, Device, Misuse, Tensor, autodiff};
+use serde_json::Value;
+
+type Fallible<T = ()> = Result<T, Box<dyn Error>>;
+
+struct Case(Value);
+
+impl Case {
+    fn name(&self) -> &str {
+        self.0["name"].as_str().unwrap_or_default()
+    }
+
+    fn number(&self, key: &str) -> f64 {
+        self.0["arguments"][key].as_f64().unwrap_or(f64::NAN)
+    }
+
+    fn integer(&self, key: &str) -> usize {
+        self.0["arguments"][key].as_u64().and_then(|value| value.try_into().ok()).unwrap_or(usize::MAX)
+    }
+
+    fn integers(&self, key: &str) -> Vec<usize> {
+        sizes(&self.0["arguments"][key])
+    }
+
+    fn argument(&self, key: &str) -> Result<Tensor, Misuse> {
+        tensor(&self.0["arguments"][key])
+    }
+
+    fn tensors(&self, key: &str) -> Result<Vec<Tensor>, Misuse> {
+        self.0[key].as_array().into_iter().flatten().map(tensor).collect()
+    }
+
+    fn is_differentiable(&self) -> bool {
+        !self.0["cotangent"].is_null()
+    }
+
+    /// The operation itself; `None` for one that no branch knows.
+    fn run(&self, inputs: &[Tensor]) -> Option<Result<Tensor, Misuse>> {
+        let keep = self.0["arguments"]["keep"].as_bool().unwrap_or_default();
+        let operands = |apply: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor, Misuse>| apply(&inputs[0], &inputs[1]);
+        let flagged = |apply: &dyn Fn(&Tensor, &Tensor) -> Result<Tensor, Misuse>| {
+            apply(&self.argument("mask")?, &self.argument("other")?)
+        };
+        Some(match self.name() {
+            "elementwise.add" => operands(&elementwise::add),
+            "elementwise.subtract" => operands(&elementwise::subtract),
+            "elementwise.multiply" => operands(&elementwise::multiply),
+            "elementwise.divide" => operands(&elementwise::divide),
+            "elementwise.maximum" => operands(&elementwise::maximum),
+            "elementwise.minimum" => operands(&elementwise::minimum),
+            "elementwise.add-scalar" => elementwise::add_scalar(&inputs[0], self.number("scalar")),
+            "elementwise.multiply-scalar" => elementwise::multiply_scalar(&inputs[0], self.number("scalar")),
+            "elementwise.power-scalar" => elementwise::power_scalar(&inputs[0], self.number("exponent")),
+            "elementwise.clamp" => elementwise::clamp(&inputs[0], self.number("low"), self.number("high")),
+            "elementwise.negative" => elementwise::negative(&inputs[0]),
+            "elementwise.reciprocal" => elementwise::reciprocal(&inputs[0]),
+            "elementwise.absolute" => elementwise::absolute(&inputs[0]),
+            "elementwise.sign" => elementwise::sign(&inputs[0]),
+            "elementwise.exp" => elementwise::exp(&inputs[0]),
+            "elementwise.log" => elementwise::log(&inputs[0]),
+            "elementwise.sqrt" => elementwise::sqrt(&inputs[0]),
+            "elementwise.sin" => elementwise::sin(&inputs[0]),
+            "elementwise.cos" => elementwise::cos(&inputs[0]),
+            "elementwise.tanh" => elementwise::tanh(&inputs[0]),
+            "elementwise.erf" => elementwise::erf(&inputs[0]),
+            "elementwise.sigmoid" => elementwise::sigmoid(&inputs[0]),
+            "elementwise.silu" => elementwise::silu(&inputs[0]),
+            "elementwise.equal" => operands(&elementwise::equal),
+            "elementwise.less" => operands(&elementwise::less),
+            "elementwise.less-equal" => operands(&elementwise::less_equal),
+            "elementwise.is-finite" => elementwise::is_finite(&inputs[0]),
+            "elementwise.logical-and" => flagged(&elementwise::logical_and),
+            "elementwise.logical-or" => flagged(&elementwise::logical_or),
+            "elementwise.logical-not" => self.argument("mask").and_then(|mask| elementwise::logical_not(&mask)),
+            "elementwise.where" => {
+                self.argument("mask").and_then(|mask| elementwise::where_(&mask, &inputs[0], &inputs[1]))
+            }
+            "shape.reshape" => shape::reshape(&inputs[0], &self.integers("shape")),
+            "shape.permute" => shape::permute(&inputs[0], &self.integers("axes")),
+            "shape.broadcast-to" => shape::broadcast_to(&inputs[0], &self.integers("shape")),
+            "shape.concatenate" => shape::concatenate(&inputs.iter().collect::<Vec<_>>(), self.integer("axis")),
+            "shape.slice" => shape::slice(&inputs[0], self.integer("axis"), self.integer("start"), self.integer("end")),
+            "reduce.sum" => reduce::sum(&inputs[0], &self.integers("axes"), keep),
+            "reduce.mean" => reduce::mean(&inputs[0], &self.integers("axes"), keep),
+            "reduce.maximum" => reduce::maximum(&inputs[0], self.integer("axis"), keep),
+            "reduce.minimum" => reduce::minimum(&inputs[0], self.integer("axis"), keep),
+            "reduce.all" => self.argument("mask").and_then(|mask| reduce::all(&mask)),
+            "reduce.any" => self.argument("mask").and_then(|mask| reduce::any(&mask)),
+            "index.select" => {
+                self.argument("indices").and_then(|indices| index::select(&inputs[0], self.integer("axis"), &indices))
+            }
+            "index.index-add" => self
+                .argument("indices")
+                .and_then(|indices| index::index_add(&inputs[0], self.integer("axis"), &indices, self.integer("size"))),
+            "index.gather" => {
+                self.argument("indices").and_then(|indices| index::gather(&inputs[0], self.integer("axis"), &indices))
+            }
+            "index.scatter-add" => self.argument("indices").and_then(|indices| {
+                index::scatter_add(&inputs[0], self.integer("axis"), &indices, self.integer("size"))
+            }),
+            "linalg.matmul" => operands(&linalg::matmul),
+            "linalg.solve" => {
+                operands(&|a, b| linalg::solve(a, b)?.map_err(|error| Misuse::new("linalg.solve", error.to_string())))
+            }
+            "neural.softmax" => neural::softmax(&inputs[0], self.integer("axis")),
+            "neural.layer-norm" => neural::layer_norm(&inputs[0], self.number("epsilon")),
+            "neural.rms-norm" => neural::rms_norm(&inputs[0], self.number("epsilon")),
+            "segment.outer-sum" => self
+                .argument("segments")
+                .and_then(|segments| segment::outer_sum(&inputs[0], &inputs[1], &segments, self.integer("count"))),
+            "segment.contract-left" => {
+                self.argument("segments").and_then(|segments| segment::contract_left(&inputs[0], &inputs[1], &segments))
+            }
+            "segment.contract-right" => self
+                .argument("segments")
+                .and_then(|segments| segment::contract_right(&inputs[0], &inputs[1], &segments)),
+            "spherical.solid-harmonics" => spherical::solid_harmonics(&inputs[0], self.integer("degree")),
+            "spherical.piecewise-polynomial" => self.argument("coefficients").and_then(|table| {
+                spherical::piecewise_polynomial(&inputs[0], &table, self.number("lower"), self.number("upper"))
+            }),
+            "tensor.cast" => op::cast(&inputs[0], DType::Float64),
+            _ => return None,
+        })
+    }
+}
+
+fn sizes(value: &Value) -> Vec<usize> {
+    value.as_array().into_iter().flatten().filter_map(|size| size.as_u64()?.try_into().ok()).collect()
+}
+
+/// A stored tensor; its values say which dtype it has.
+fn tensor(stored: &Value) -> Result<Tensor, Misuse> {
+    let (device, shape) = (Device::cpu(), sizes(&stored["shape"]));
+    let values: Vec<&Value> = stored["values"].as_array().into_iter().flatten().collect();
+    match values.first() {
+        Some(Value::Bool(_)) => Tensor::from_boolean(
+            &device,
+            &shape,
+            &values.iter().filter_map(|value| value.as_bool()).collect::<Vec<_>>(),
+        ),
+        Some(value) if value.is_i64() => {
+            Tensor::from_int64(&device, &shape, &values.iter().filter_map(|value| value.as_i64()).collect::<Vec<_>>())
+        }
+        _ => {
+            let values: Vec<f64> = values.iter().filter_map(|value| value.as_f64()).collect();
+            Tensor::from_float64(&device, &shape, &values, DType::Float64)
+        }
+    }
+}
+
+fn cases() -> Fallible<Vec<Case>> {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/oracle/oracle.json");
+    let values: Vec<Value> = serde_json::from_str(&std::fs::read_to_string(path)?)?;
+    Ok(values.into_iter().map(Case).collect())
+}
+
+fn differentiable() -> Fallible<impl Iterator<Item = Case>> {
+    Ok(cases()?.into_iter().filter(Case::is_differentiable))
+}
+
+fn run(case: &Case, inputs: &[Tensor]) -> Result<Tensor, Misuse> {
+    case.run(inputs).unwrap_or_else(|| Err(Misuse::new("oracle", format!("no branch runs {}", case.name()))))
+}
+
+fn tracked(tensors: &[Tensor]) -> Result<Vec<Tensor>, Misuse> {
+    tensors.iter().map(autodiff::track).collect()
+}
+
+/// The gradients of `<output, cotangent>` by the inputs.
+fn gradients(case: &Case, inputs: &[Tensor], create_graph: bool) -> Fallible<Vec<Tensor>> {
+    let output = run(case, inputs)?;
+    let cotangent = tensor(&case.0["cotangent"])?;
+    Ok(autodiff::grad(&[&output], &inputs.iter().collect::<Vec<_>>(), &[&cotangent], create_graph)?)
+}
+
+/// The gradients of `sum of <gradients[k], directions[k]>` by the inputs.
+fn second_gradients(case: &Case, inputs: &[Tensor]) -> Fallible<Vec<Tensor>> {
+    let first = gradients(case, inputs, true)?;
+    let directions = case.tensors("directions")?;
+    let by = inputs.iter().collect::<Vec<_>>();
+    Ok(autodiff::grad(&first.iter().collect::<Vec<_>>(), &by, &directions.iter().collect::<Vec<_>>(), false)?)
+}
+
+fn assert_close(case: &Case, what: &str, found: &Tensor, expected: &Tensor, tolerance: f64) -> Fallible {
+    let name = case.name();
+    assert_eq!(found.shape(), expected.shape(), "{name}: shape of {what}");
+    assert_eq!(found.dtype(), expected.dtype(), "{name}: dtype of {what}");
+    if found.dtype() == DType::Boolean {
+        assert_eq!(found.read_boolean()?, expected.read_boolean()?, "{name}: {what}");
+        return Ok(());
+    }
+    for (k, (found, expected)) in found.read_float64()?.into_iter().zip(expected.read_float64()?).enumerate() {
+        assert!(
+            (found - expected).abs() <= tolerance * (1.0 + expected.abs()),
+            "{name}: {what}, element {k} is {found}, expected {expected}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn every_operation_of_the_contract_has_a_case() -> Fallible {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../wit");
+    let covered: BTreeSet<String> = cases()?.iter().map(|case| case.name().to_owned()).collect();
+    let mut expected = BTreeSet::new();
+    for interface in ["elementwise", "shape", "reduce", "index", "linalg", "neural", "segment", "spherical"] {
+        let text = std::fs::read_to_string(folder.join(format!("{interface}.wit")))?;
+        let functions = text.lines().map(str::trim).filter(|line| !line.starts_with("///"));
+        let names =
+            functions.filter_map(|line| line.split_once(": func(")).map(|(name, _)| name.trim_start_matches('%'));
+        expected.extend(names.map(|name| format!("{interface}.{name}")));
+    }
+    assert!(expected.len() > 50, "the contract was not found: {expected:?}");
+    let missing: Vec<_> = expected.difference(&covered).collect();
+    assert!(missing.is_empty(), "without a case: {missing:?}");
+    Ok(())
+}
+
+/// Both sides round in float64; sums of up to 20 terms and a 4 by 4 system lose a few digits.
+const ROUNDING: f64 = 1e-12;
+
+#[test]
+fn values_equal_those_of_pytorch() -> Fallible {
+    for case in cases()? {
+        let output = run(&case, &case.tensors("inputs")?)?;
+        assert_close(&case, "output", &output, &tensor(&case.0["output"])?, ROUNDING)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn first_derivatives_equal_those_of_pytorch() -> Fallible {
+    for case in differentiable()? {
+        let found = gradients(&case, &tracked(&case.tensors("inputs")?)?, false)?;
+        for (k, expected) in case.tensors("gradients")?.iter().enumerate() {
+            assert_close(&case, &format!("gradient by input {k}"), &found[k], expected, ROUNDING)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn second_derivatives_equal_those_of_pytorch() -> Fallible {
+    for case in differentiable()? {
+        let found = second_gradients(&case, &tracked(&case.tensors("inputs")?)?)?;
+        for (k, expected) in case.tensors("second")?.iter().enumerate() {
+            // A second derivative of a norm or of a solution is a difference of larger terms.
+            assert_close(&case, &format!("second derivative by input {k}"), &found[k], expected, 10.0 * ROUNDING)?;
+        }
+    }
+    Ok(())
+}
+
+/// The inputs with one element moved.
+fn moved(inputs: &[Tensor], which: usize, element: usize, by: f64) -> Fallible<Vec<Tensor>> {
+    let mut inputs = inputs.to_vec();
+    let mut values = inputs[which].read_float64()?;
+    values[element] += by;
+    inputs[which] = Tensor::from_float64(&Device::cpu(), inputs[which].shape(), &values, DType::Float64)?;
+    Ok(inputs)
+}
+
+fn dot(a: &[Tensor], b: &[Tensor]) -> Fallible<f64> {
+    let mut total = 0.0;
+    for (a, b) in a.iter().zip(b) {
+        total += a.read_float64()?.iter().zip(b.read_float64()?).map(|(a, b)| a * b).sum::<f64>();
+    }
+    Ok(total)
+}
+
+/// Compares `derivative` with central differences of `function`, element by element of every input.
+fn assert_slope(
+    case: &Case,
+    what: &str,
+    function: &dyn Fn(&[Tensor]) -> Fallible<f64>,
+    derivative: &[Tensor],
+) -> Fallible {
+    // The error of a central difference is step^2 f''' / 6 (about 1e-9 here) plus rounding / step (about 1e-11).
+    let (step, tolerance) = (1e-5, 1e-7);
+    let inputs = case.tensors("inputs")?;
+    for (which, derivative) in derivative.iter().enumerate() {
+        for (element, found) in derivative.read_float64()?.into_iter().enumerate() {
+            let upper = function(&moved(&inputs, which, element, step)?)?;
+            let lower = function(&moved(&inputs, which, element, -step)?)?;
+            let expected = (upper - lower) / (2.0 * step);
+            assert!(
+                (found - expected).abs() <= tolerance * (1.0 + expected.abs()),
+                "{}: {what} by element {element} of input {which} is {found}, by finite differences {expected}",
+                case.name()
+            );
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn first_derivatives_equal_finite_differences() -> Fallible {
+    for case in differentiable()? {
+        let found = gradients(&case, &tracked(&case.tensors("inputs")?)?, false)?;
+        let cotangent = [tensor(&case.0["cotangent"])?];
+        assert_slope(&case, "derivative", &|inputs| dot(&[run(&case, inputs)?], &cotangent), &found)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn second_derivatives_equal_finite_differences() -> Fallible {
+    for case in differentiable()? {
+        let found = second_gradients(&case, &tracked(&case.tensors("inputs")?)?)?;
+        let directions = case.tensors("directions")?;
+        let first = |inputs: &[Tensor]| dot(&gradients(&case, &tracked(inputs)?, false)?, &directions);
+        assert_slope(&case, "second derivative", &first, &found)?;
+    }
+    Ok(())
+}
+
+/// The gradient of a gradient of a gradient: third derivatives of x^4 and of the sine.
+#[test]
+fn gradients_go_to_any_order() -> Fallible {
+    let x = autodiff::track(&Tensor::from_float64(&Device::cpu(), &[2], &[0.5, -1.5], DType::Float64)?)?;
+    let mut value = elementwise::multiply(&elementwise::power_scalar(&x, 4.0)?, &elementwise::sin(&x)?)?;
+    for _ in 0..3 {
+        value = autodiff::grad(&[&value], &[&x], &[], true)?.remove(0);
+    }
+    // (x^4 sin x)''' by the product rule.
+    let expected = |x: f64| (24.0 * x - 12.0 * x.powi(3)) * x.sin() + (36.0 * x * x - x.powi(4)) * x.cos();
+    for (found, x) in value.read_float64()?.into_iter().zip([0.5, -1.5]) {
+        assert!((found - expected(x)).abs() < 1e-12, "{found}, expected {}", expected(x));
+    }
+    Ok(())
+}
+
+/// What no gradient reaches is zero, and what was not asked for is not computed.
+#[test]
+fn gradients_of_what_does_not_connect_are_zero() -> Fallible {
+    let leaf = |value: f64| -> Result<Tensor, Misuse> {
+        autodiff::track(&Tensor::from_float64(&Device::cpu(), &[], &[value], DType::Float64)?)
+    };
+    let (x, y) = (leaf(2.0)?, leaf(3.0)?);
+    let output = elementwise::multiply(&x, &autodiff::detach(&y)?)?;
+    let found = autodiff::grad(&[&output], &[&x, &y], &[], false)?;
+    assert_eq!((found[0].read_float64()?, found[1].read_float64()?), (vec![3.0], vec![0.0]));
+    let recording = autodiff::set_recording(false);
+    assert!(recording && !elementwise::multiply(&x, &y)?.is_tracked());
+    assert!(!autodiff::set_recording(true));
+    Ok(())
+}
+
+/// A history of a hundred thousand operations is differentiated and dropped without a deep stack.
+#[test]
+fn a_long_history_does_not_overflow_the_stack() -> Fallible {
+    let x = autodiff::track(&Tensor::from_float64(&Device::cpu(), &[], &[1.0], DType::Float64)?)?;
+    let mut value = x.clone();
+    for _ in 0..100_000 {
+        value = elementwise::add_scalar(&value, 1e-6)?;
+    }
+    assert_eq!(autodiff::grad(&[&value], &[&x], &[], false)?[0].read_float64()?, [1.0]);
+    Ok(())
+}
