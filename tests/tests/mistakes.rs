@@ -54,7 +54,7 @@ const MISTAKES: &[Mistake] = &[
         name: "a missing key in the data",
         options: |text| replaced(&text, "key: energy", "key: enrgy"),
         data: same,
-        words: &["enrgy", "data.xyz", "structure 0"],
+        words: &["enrgy", "data.xyz", "frame 0", "energy"],
     },
     Mistake {
         name: "missing forces",
@@ -78,7 +78,7 @@ const MISTAKES: &[Mistake] = &[
         name: "an unknown architecture",
         options: |text| replaced(&text, "soap_bpnn", "soap_bpn"),
         data: same,
-        words: &["soap_bpn", "soap_bpnn"],
+        words: &["`soap_bpn`", "use `soap-bpnn`"],
     },
     Mistake {
         name: "a batch larger than the set",
@@ -97,13 +97,13 @@ const MISTAKES: &[Mistake] = &[
         name: "a position that is no number",
         options: same,
         data: |text| replaced(&text, "-0.36005829", "nan"),
-        words: &["data.xyz", "position", "NaN"],
+        words: &["data.xyz", "frame 0", "line 3", "`nan`", "pos"],
     },
     Mistake {
         name: "a cell without volume",
         options: same,
         data: |text| replaced(&text, "pbc=\"F F F\"", "pbc=\"T T T\" Lattice=\"4.0 0.0 0.0 0.0 4.0 0.0 4.0 4.0 0.0\""),
-        words: &["data.xyz", "volume"],
+        words: &["data.xyz", "frame 0", "no volume"],
     },
     Mistake {
         name: "an element that does not exist",
@@ -205,7 +205,7 @@ fn mistakes_on_the_command_line_are_told_as_well() -> Fallible {
         (&["train", "options.yaml", "--restart", "absent.ckpt"], &["absent.ckpt"]),
         (&["train", "options.yaml", "--restart", "empty.ckpt"], &["empty.ckpt"]),
         (&["--threads", "0", "train", "options.yaml"], &["threads"]),
-        (&["train"], &["options"]),
+        (&["train"], &["OPTIONS"]),
         (&["trian", "options.yaml"], &["train"]),
         (&["eval", "not-a-model.kiln", "eval.yaml"], &["not-a-model.kiln"]),
         (&["eval", "absent.kiln", "eval.yaml"], &["absent.kiln"]),

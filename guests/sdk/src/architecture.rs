@@ -140,16 +140,6 @@ fn no_upgrade(part: &str, found: u32, expected: u32) -> Error {
     ))
 }
 
-/// Refuses a checkpoint that a newer version of the architecture wrote.
-pub(crate) fn check_version(part: &str, found: u32, expected: u32) -> Result<()> {
-    if found <= expected {
-        return Ok(());
-    }
-    Err(Error::IncompatibleCheckpoint(format!(
-        "the checkpoint's {part} has version {found}, newer than this architecture's {expected}; install a newer version of the architecture"
-    )))
-}
-
 /// Reads hypers from JSON.
 ///
 /// # Errors

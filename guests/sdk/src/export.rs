@@ -4,7 +4,7 @@ use std::{cell::RefCell, marker::PhantomData, sync::Once};
 
 use crate::{
     Error,
-    architecture::{Model, Trainer, TrainingRun, check_version},
+    architecture::{Model, Trainer, TrainingRun},
     checkpoint::{Checkpoint, CheckpointFolder},
     contract::{
         about, checkpoint, data,
@@ -192,4 +192,14 @@ impl<A: Architecture> trainer::GuestTrainer for TrainerResource<A> {
 fn set_versions<A: Architecture>(checkpoint: &mut Checkpoint) {
     checkpoint.model_version = <<A::Trainer as Trainer>::Model as Model>::CHECKPOINT_VERSION;
     checkpoint.trainer_version = <A::Trainer as Trainer>::CHECKPOINT_VERSION;
+}
+
+/// Refuses a checkpoint that a newer version of the architecture wrote.
+fn check_version(part: &str, found: u32, expected: u32) -> Result<(), Error> {
+    if found <= expected {
+        return Ok(());
+    }
+    Err(Error::IncompatibleCheckpoint(format!(
+        "the checkpoint's {part} has version {found}, newer than this architecture's {expected}; install a newer version of the architecture"
+    )))
 }

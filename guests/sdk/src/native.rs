@@ -584,6 +584,7 @@ pub mod data {
             Self(service::Dataset::new(plain, super::device()))
         }
 
+        #[allow(clippy::len_without_is_empty, reason = "the contract has `len` alone")]
         pub fn len(&self) -> u32 {
             self.0.len() as u32
         }

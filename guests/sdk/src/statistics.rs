@@ -249,7 +249,7 @@ mod tests {
     fn parity_composition_and_scale_are_those_of_metatrain() {
         let data = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
         let Ok(reference) = std::fs::read_to_string(data.join("reference/composition_scaler.json")) else {
-            println!("skipped: reference data not present");
+            eprintln!("skipped: reference data not present");
             return;
         };
         let reference: Value = serde_json::from_str(&reference).expect("the reference is JSON");

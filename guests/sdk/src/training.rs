@@ -606,8 +606,8 @@ impl SourceTarget {
             let key: Vec<String> =
                 self.layout.keys.names.iter().zip(key).map(|(name, value)| format!("{name}={value}")).collect();
             let block = shared.reporting.separate_blocks.then(|| key.join(","));
-            let per_atom = gradient != Some(Gradient::Positions)
-                && !(self.info.sample_kind == SampleKind::System && !self.per_atom);
+            let per_atom =
+                gradient != Some(Gradient::Positions) && (self.per_atom || self.info.sample_kind == SampleKind::Atom);
             let measured = Measured { target: self.name.clone(), block, gradient, per_atom };
             terms.push(Term {
                 measured,

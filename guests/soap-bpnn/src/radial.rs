@@ -180,13 +180,13 @@ fn tabulate(functions: &[Function], cutoff: f64, width: f64, in_width: usize) ->
                         * if is_smoothed { cutoff_function(r.max(cutoff - width), cutoff, width) } else { 1.0 }
                 })
                 .collect();
-            for k in 0..nodes {
+            for (k, monomials) in monomials.iter().enumerate() {
                 let weight = if k == 0 { 1.0 } else { 2.0 } / nodes as f64;
                 let coefficient: f64 = weight
                     * (0..nodes)
                         .map(|j| values[j] * (PI * k as f64 * (j as f64 + 0.5) / nodes as f64).cos())
                         .sum::<f64>();
-                for (power, factor) in monomials[k].iter().enumerate() {
+                for (power, factor) in monomials.iter().enumerate() {
                     coefficients[(interval * nodes + power) * functions.len() + index] += factor * coefficient;
                 }
                 if k == DEGREE {

@@ -69,7 +69,7 @@ pub fn requests(
             position_gradients: output.quantity == "energy",
             strain_gradients: output.quantity == "energy" && periodic,
         };
-        return Ok(outputs.iter().map(request).collect());
+        return Ok(outputs.iter().filter(|output| !is_auxiliary(&output.name)).map(request).collect());
     }
     let request = |target: &kilnbox_data::NamedTarget| {
         let Some(output) = outputs.iter().find(|output| output.name == target.name) else {
@@ -86,6 +86,11 @@ pub fn requests(
         })
     };
     info.targets.iter().map(request).collect()
+}
+
+/// Whether an output shows the inside of a model, as metatomic's convention for names has it. Nobody wants it who did not ask.
+fn is_auxiliary(name: &str) -> bool {
+    name == "feature" || name == "features" || name.starts_with("mtt::aux::")
 }
 
 /// Numbers of different units cannot be compared; a unit that is not said is taken to be the right one.

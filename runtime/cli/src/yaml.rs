@@ -96,6 +96,10 @@ impl Node {
             line: location.line(),
             column: location.column(),
         })
+        .and_then(|node| match node.value {
+            Value::Null => Err((None, "the file is empty".to_owned())),
+            _ => Ok(node),
+        })
         .map_err(|(place, message)| match place {
             Some(place) => CliError::input(format!("{place}: {message}")),
             None => CliError::input(format!("{file}: {message}")),
@@ -294,7 +298,8 @@ fn yaml_options() -> Options {
     budget.max_reader_input_bytes = Some(MAX_BYTES as usize);
     budget.max_depth = MAX_DEPTH;
     budget.flow_nesting_limit = MAX_DEPTH;
-    budget.max_documents = 1;
+    // The second one is refused by name, not as too much.
+    budget.max_documents = 2;
     budget.max_aliases = MAX_ALIASES;
     budget.max_anchors = MAX_ALIASES;
     budget.max_merge_keys = MAX_ALIASES;

@@ -3,8 +3,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::extended_xyz::Frame;
-use crate::neighbor_list::{Geometry, PairList, neighbor_list};
+use crate::neighbor_list::{Geometry, PairList, neighbor_list, spanning_cell};
 use crate::target::{Files, TargetData, TargetSource};
 use crate::types::{DatasetInfo, NeighborListOptions, SampleKind, TensorMap};
 use crate::{DataError, units};
@@ -111,7 +110,9 @@ impl Dataset {
             neighbor_lists: Mutex::default(),
         };
         for (index, frame) in frames.iter().enumerate() {
-            check_cell(frame).map_err(|message| DataError::in_frame(&storage.path, index, message))?;
+            // What no neighbour list could be made for is refused before a run begins.
+            let geometry = Geometry { positions: &frame.positions, cell: &frame.cell, periodic: frame.periodic };
+            spanning_cell(geometry).map_err(|error| error.of_frame(&storage.path, index))?;
             storage.types.extend(&frame.types);
             storage.positions.extend(&frame.positions);
             storage.cells.push(frame.cell);
@@ -350,16 +351,4 @@ fn describe(name: &str, of: &'static str, values: impl Iterator<Item = f64> + Cl
     let mean = known.clone().sum::<f64>() / count;
     let variance = known.map(|value| (value - mean).powi(2)).sum::<f64>() / count;
     TargetStatistics { name: name.to_owned(), of, mean, standard_deviation: variance.sqrt() }
-}
-
-fn check_cell(frame: &Frame) -> Result<(), String> {
-    if !frame.cell.iter().all(|value| value.is_finite()) {
-        return Err("a cell vector is not finite".to_owned());
-    }
-    for axis in (0..3).filter(|&axis| frame.periodic[axis]) {
-        if frame.cell[3 * axis..3 * axis + 3].iter().all(|&value| value == 0.0) {
-            return Err(format!("`pbc` says that it repeats along cell vector {}, which is zero", axis + 1));
-        }
-    }
-    Ok(())
 }

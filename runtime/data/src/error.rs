@@ -21,6 +21,11 @@ impl DataError {
         Self::new(format!("`{}`, frame {frame}: {message}", path.display()))
     }
 
+    /// The same error, said to be in a frame.
+    pub(crate) fn of_frame(self, path: &Path, frame: usize) -> Self {
+        Self { hint: self.hint, ..Self::in_frame(path, frame, self.message) }
+    }
+
     pub(crate) fn on_line(path: &Path, frame: usize, line: usize, message: impl fmt::Display) -> Self {
         Self::new(format!("`{}`, frame {frame}, line {line}: {message}", path.display()))
     }

@@ -274,7 +274,7 @@ fn bins_along(extents: Vector, cutoff: f64, count: usize) -> [usize; 3] {
 }
 
 /// The cell with the directions that are not periodic replaced by unit vectors at right angles to the others.
-fn spanning_cell(geometry: Geometry<'_>) -> Result<[Vector; 3], DataError> {
+pub(crate) fn spanning_cell(geometry: Geometry<'_>) -> Result<[Vector; 3], DataError> {
     let rows: [Vector; 3] = std::array::from_fn(|k| std::array::from_fn(|axis| geometry.cell[3 * k + axis]));
     if !rows.iter().flatten().all(|value| value.is_finite()) {
         return Err(DataError::new("a cell vector is not finite"));
@@ -305,8 +305,10 @@ fn spanning_cell(geometry: Geometry<'_>) -> Result<[Vector; 3], DataError> {
     let edges: f64 = cell.iter().map(|&row| norm(row)).product();
     // Flatter than this, the rounding of fractional coordinates would lose atoms.
     if volume.is_nan() || volume <= 1e-10 * edges {
-        return Err(DataError::new("the cell vectors of the periodic directions are zero or lie in one plane")
-            .with_hint("check `Lattice` and `pbc` of the structure"));
+        return Err(DataError::new(
+            "the cell has no volume: the vectors of its periodic directions are zero or lie in one plane",
+        )
+        .with_hint("check `Lattice` and `pbc` of the structure"));
     }
     Ok(cell)
 }

@@ -149,7 +149,7 @@ fn what_is_asked_for_in_vain_is_named() {
         (
             "1\nenergy=1.0 pbc=\"T F F\"\nH 0 0 0\n".to_owned(),
             |_| {},
-            "frame 0: `pbc` says that it repeats along cell vector 1, which is zero; no hint",
+            "frame 0: the cell has no volume: the vectors of its periodic directions are zero or lie in one plane; check `Lattice` and `pbc` of the structure",
         ),
         (
             with_forces.to_owned(),

@@ -152,7 +152,7 @@ impl SystemsOptions {
         Ok(Self {
             read_from: read_path(&section.require("read_from")?)?,
             reader: section.get("reader").map(|field| read_reader(&field)).transpose()?,
-            length_unit: section.get("length_unit").map_or(Ok(String::new()), |field| field.text())?,
+            length_unit: section.get("length_unit").map_or(Ok(String::new()), |field| read_length_unit(&field))?,
         })
     }
 }
@@ -194,6 +194,14 @@ impl DatasetOptions {
         }
         Json::Object(dataset)
     }
+}
+
+fn read_length_unit(field: &Field<'_>) -> Result<String, CliError> {
+    let unit = field.text()?;
+    if unit.is_empty() || kilnbox_data::units::length_in_angstrom(&unit).is_some() {
+        return Ok(unit);
+    }
+    Err(field.wrong("a unit of length: `angstrom`, `bohr`, `nm`, `pm`"))
 }
 
 #[cfg(test)]

@@ -386,7 +386,21 @@ fn read_meaning(section: &Section<'_>, target: &mut TargetOptions, warnings: &mu
             return Err(field.wrong("at least 1"));
         }
     }
-    Ok(())
+    check_energy_unit(section, target)
+}
+
+/// A unit that nothing could be converted to would make the model useless to every program that asks for another.
+fn check_energy_unit(section: &Section<'_>, target: &TargetOptions) -> Result<(), CliError> {
+    match section.get("unit") {
+        Some(field)
+            if target.is_energy()
+                && !target.unit.is_empty()
+                && kilnbox_data::units::energy_in_electronvolt(&target.unit).is_none() =>
+        {
+            Err(field.wrong("a unit of energy: `eV`, `meV`, `Hartree`, `Ry`, `kcal/mol`, `kJ/mol` or `J`"))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn read_sample_kind(section: &Section<'_>, warnings: &mut Vec<String>) -> Result<SampleKind, CliError> {

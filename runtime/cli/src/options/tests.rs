@@ -143,15 +143,15 @@ fn wrong_values_are_refused_with_what_was_expected() {
         ("print_stats: 3", "`print_stats` must be `true`, `false` or `auto`"),
         ("wandb: {}", "`wandb` is not supported"),
         ("test_set: 1.0", "`test_set` must be a fraction of the training set, at least 0 and below 1"),
-        ("test_set: 0.95", "together take 1.05 of the structures"),
-        ("test_set: true", "`test_set` must be a file name, a dataset or a list of datasets, and is `true`"),
+        ("test_set: 0.95", "4:17: `validation_set` and `test_set` together take 1.05 of the structures"),
+        ("test_set: true", "5:11: `test_set` must be a file name, a dataset or a list of datasets, and is `true`"),
         ("test_set: [a.xyz, b.xyz]", "`test_set` has 2 datasets and `training_set` has 1"),
         ("test_set: {indices: [0, -1]}", "`test_set.indices[1]` must be an integer from 0"),
         ("test_set: []", "`test_set` is an empty list of datasets"),
     ];
     for (addition, expected) in cases {
         let message = check(&format!("{BASE}{addition}\n"), &[]);
-        assert!(message.starts_with("error: options.yaml:5:") && message.contains(expected), "{addition}: {message}");
+        assert!(message.starts_with("error: options.yaml:") && message.contains(expected), "{addition}: {message}");
     }
 }
 
