@@ -183,9 +183,7 @@ fn bits(checkpoint: &Checkpoint) -> Vec<(String, Vec<u64>)> {
 #[test]
 fn energies_and_forces_are_learned() {
     let told = train(&fixture("ethanol/ethanol.xyz"), &hypers(60));
-    for (set, name) in
-        [("training", "loss"), ("validation", "loss"), ("validation", "forces RMSE"), ("validation", "forces MAE")]
-    {
+    for (set, name) in [("training", "loss"), ("validation", "loss"), ("validation", "forces RMSE")] {
         let (first, last) = (told.metric(0, set, name), told.metric(59, set, name));
         // One curve for all pairs of elements can explain only a part of the forces.
         assert!(last < 0.98 * first, "{set} {name}: {first} then {last}");
@@ -205,7 +203,7 @@ fn stress_is_learned_beside_energies_and_forces() {
 #[test]
 fn a_restarted_run_ends_with_the_same_bits() {
     let set = fixture("ethanol/ethanol.xyz");
-    let whole = train(&set, &hypers(60));
+    let whole = train(&set, &hypers(4));
     let (interrupted, expected) = (whole.checkpoint("model_1"), whole.checkpoint("model"));
 
     let rest = Listener::default();
@@ -225,7 +223,7 @@ fn a_restarted_run_ends_with_the_same_bits() {
 
 #[test]
 fn an_exported_model_has_the_best_weights() {
-    let told = train(&fixture("ethanol/ethanol.xyz"), &hypers(60));
+    let told = train(&fixture("ethanol/ethanol.xyz"), &hypers(3));
     let checkpoint = told.checkpoint("model");
     let mut model =
         <GradientTrainer<Pairs> as Trainer>::Model::load_checkpoint(&checkpoint, Context::Export).expect("a model");
