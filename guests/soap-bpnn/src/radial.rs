@@ -163,7 +163,10 @@ fn tabulate(functions: &[Function], cutoff: f64, width: f64, in_width: usize) ->
     let intervals = (cutoff / spacing - 1e-9).ceil() as usize;
     let lower = cutoff - intervals as f64 * spacing;
     let nodes = DEGREE + 1;
-    let node = |j: usize| (PI * (j as f64 + 0.5) / nodes as f64).cos();
+    // cos(k theta_j): the Chebyshev polynomials at the nodes, of which the second one is the nodes themselves.
+    let angle = |j: usize| PI * (j as f64 + 0.5) / nodes as f64;
+    let cosines: Vec<Vec<f64>> =
+        (0..nodes).map(|k| (0..nodes).map(|j| (k as f64 * angle(j)).cos()).collect()).collect();
     let monomials = chebyshev_monomials();
     let mut coefficients = vec![0.0; intervals * nodes * functions.len()];
     let mut error: f64 = 0.0;
@@ -171,21 +174,15 @@ fn tabulate(functions: &[Function], cutoff: f64, width: f64, in_width: usize) ->
         let middle = lower + (interval as f64 + 0.5) * spacing;
         // Whether the cut-off acts is decided for the interval: at its very ends rounding could put a node on the wrong side.
         let is_smoothed = width > 0.0 && interval >= intervals - in_width;
-        let samples: Vec<f64> = (0..nodes).map(|j| middle + 0.5 * spacing * node(j)).collect();
+        let samples: Vec<f64> = cosines[1].iter().map(|node| middle + 0.5 * spacing * node).collect();
+        let fade = |&r: &f64| if is_smoothed { cutoff_function(r.max(cutoff - width), cutoff, width) } else { 1.0 };
+        let fades: Vec<f64> = samples.iter().map(fade).collect();
         for (index, function) in functions.iter().enumerate() {
-            let values: Vec<f64> = samples
-                .iter()
-                .map(|&r| {
-                    function.over_power(r)
-                        * if is_smoothed { cutoff_function(r.max(cutoff - width), cutoff, width) } else { 1.0 }
-                })
-                .collect();
-            for (k, monomials) in monomials.iter().enumerate() {
+            let values: Vec<f64> = samples.iter().zip(&fades).map(|(&r, fade)| function.over_power(r) * fade).collect();
+            for (k, (monomials, cosines)) in monomials.iter().zip(&cosines).enumerate() {
                 let weight = if k == 0 { 1.0 } else { 2.0 } / nodes as f64;
-                let coefficient: f64 = weight
-                    * (0..nodes)
-                        .map(|j| values[j] * (PI * k as f64 * (j as f64 + 0.5) / nodes as f64).cos())
-                        .sum::<f64>();
+                let coefficient =
+                    weight * values.iter().zip(cosines).map(|(value, cosine)| value * cosine).sum::<f64>();
                 for (power, factor) in monomials.iter().enumerate() {
                     coefficients[(interval * nodes + power) * functions.len() + index] += factor * coefficient;
                 }

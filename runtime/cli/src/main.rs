@@ -82,9 +82,8 @@ fn main() -> ExitCode {
             return if error.use_stderr() { ExitCode::from(Blame::Input.exit_code()) } else { ExitCode::SUCCESS };
         }
     };
-    let result = start_threads(arguments.threads).and_then(|()| {
-        // Sessions run on the thread that starts them, and architectures may need a large stack.
-        kilnbox_host::on_large_stack(|| run(arguments)).unwrap_or_else(|_| Err(uncaught_panic()))
+    let result = wanted_threads(arguments.threads).and_then(|threads| {
+        kilnbox_host::on_worker(threads, || run(arguments)).unwrap_or_else(|_| Err(uncaught_panic()))
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -110,9 +109,11 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
     }
 }
 
-/// Sets the number of threads that kernels share.
-fn start_threads(wanted: Option<usize>) -> Result<(), CliError> {
+/// How many threads the user wants; none to leave it to the program.
+fn wanted_threads(wanted: Option<usize>) -> Result<Option<usize>, CliError> {
     const VARIABLE: &str = "KILNBOX_THREADS";
+    /// More would only wait for each other; a slip of the keyboard should not start them.
+    const MOST: usize = 1024;
     let wanted = match (wanted, std::env::var(VARIABLE)) {
         (Some(threads), _) => Some(threads),
         (None, Ok(text)) => Some(text.trim().parse().map_err(|_| {
@@ -124,11 +125,9 @@ fn start_threads(wanted: Option<usize>) -> Result<(), CliError> {
         (None, Err(_)) => None,
     };
     match wanted {
-        None => Ok(()),
-        Some(0) => Err(CliError::input("0 threads were asked for, expected at least 1")),
-        Some(threads) => rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build_global()
-            .map_err(|error| CliError::input(format!("{threads} threads cannot be started")).caused_by(&error)),
+        Some(threads) if !(1..=MOST).contains(&threads) => {
+            Err(CliError::input(format!("{threads} threads were asked for, expected 1 to {MOST}")))
+        }
+        wanted => Ok(wanted),
     }
 }

@@ -8,7 +8,7 @@
 //!   nothing of wasm, so an architecture that is linked natively uses the very same code.
 //! - `serve/` binds it, and the operations of `kilnbox-tensor`, to wasmtime: handles to values, misuse to traps.
 //!
-//! A session belongs to the thread that started it, and wants a large stack: see [`on_large_stack`].
+//! A session belongs to the thread that started it, which is best a worker with a large stack: see [`on_worker`].
 
 mod cache;
 mod engine;
@@ -26,7 +26,7 @@ pub use limits::Limits;
 pub use service::checkpoint::{Checkpoint, Context};
 pub use service::model::{About, Capabilities, ModelOutput, References};
 pub use service::report::{Level, Metric, Observer};
-pub use session::{Model, Session, SessionOptions, Trainer, on_large_stack};
+pub use session::{Model, Session, SessionOptions, Trainer, on_worker};
 
 /// The version of the contract that this host serves, as in `wit/`.
 pub const CONTRACT_VERSION: &str = "0.1.0";

@@ -1,6 +1,7 @@
 //! One instance of an architecture, from its first call to its last.
 
-use std::sync::Arc;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Arc, OnceLock};
 
 use kilnbox_data::{Dataset, DatasetInfo};
 use kilnbox_tensor::memory::{Quota, set_quota};
@@ -19,7 +20,7 @@ use crate::service::data;
 use crate::service::model::{About, Capabilities, ModelOutput};
 use crate::service::report::{Observer, Reporter};
 
-/// The stack of the thread that sessions run on: the guest's own, and a host that is called from deep inside it.
+/// The stack of a thread that sessions run on: the guest's own, and a host that is called from deep inside it.
 const THREAD_STACK: usize = 64 << 20;
 /// The most frames of a backtrace that are shown.
 const MOST_FRAMES: usize = 24;
@@ -347,18 +348,24 @@ fn frames(backtrace: &WasmBacktrace) -> String {
     names.join("\n")
 }
 
-/// Runs `work` on a thread whose stack is large enough for any session.
+/// Starts the threads that kernels share, one for each core if no number is given, and runs `work` on one of them.
+///
+/// Sessions belong on such a thread: its stack is large enough for the deepest guest and the host that it calls, and a kernel that shares out its work
+/// does a part itself, where any other thread would hand over all of it and wait. The first call in a process decides the number.
 ///
 /// # Errors
-/// The thread cannot be started, or it panicked ([`HostError::Bug`]).
-pub fn on_large_stack<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, HostError> {
-    std::thread::scope(|scope| {
-        std::thread::Builder::new()
-            .name("main".into())
+/// The threads cannot be started, or `work` panicked ([`HostError::Bug`]).
+pub fn on_worker<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Send) -> Result<T, HostError> {
+    static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
+    let started = STARTED.get_or_init(|| {
+        rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.unwrap_or(0))
             .stack_size(THREAD_STACK)
-            .spawn_scoped(scope, work)
-            .map_err(|error| HostError::Bug(format!("a thread cannot be started: {error}")))?
-            .join()
-            .map_err(|_| HostError::Bug("the thread that ran the architecture panicked".to_owned()))
-    })
+            .thread_name(|number| format!("worker {number}"))
+            .build_global()
+            .map_err(|error| error.to_string())
+    });
+    started.clone().map_err(|error| HostError::Bug(format!("the threads cannot be started: {error}")))?;
+    catch_unwind(AssertUnwindSafe(|| rayon::scope(|_| work())))
+        .map_err(|_| HostError::Bug("the thread that ran the architecture panicked".to_owned()))
 }

@@ -59,7 +59,8 @@ fn kilnbox(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
 /// The built program.
 fn build_kilnbox(root: &Path) -> Result<PathBuf, String> {
     guests::build(root)?;
-    command::check(command::cargo(root).args(["build", "--quiet", "--release", "--package", "kilnbox-cli"]))?;
+    // Not quiet: the first build takes minutes, and its user should see that it gets on.
+    command::check(command::cargo(root).args(["build", "--release", "--package", "kilnbox-cli"]))?;
     Ok(target(root).join("release").join(format!("kilnbox{}", std::env::consts::EXE_SUFFIX)))
 }
 

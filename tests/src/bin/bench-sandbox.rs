@@ -1,0 +1,155 @@
+//! What the sandbox costs: SOAP-BPNN trained by the same SDK code, linked natively and as a component, in turn in one process.
+//!
+//! `cargo xtask bench sandbox [OPTIONS.yaml]`. Both sides use the same kernels, services and threads; only the boundary differs. The two must
+//! learn the very same numbers, or the comparison means nothing.
+
+use std::error::Error;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use kilnbox_cli::architectures::{ArchitectureFiles, SearchPath};
+use kilnbox_cli::hypers::merge_hypers;
+use kilnbox_cli::options::TrainOptions;
+use kilnbox_cli::split::Sets;
+use kilnbox_data::{Dataset, DatasetInfo};
+use kilnbox_host::{
+    Checkpoint, Component, Engine, EngineOptions, Level, Limits, Metric, Observer, Session, SessionOptions,
+};
+use kilnbox_sdk::architecture::{Model as _, Trainer as _, TrainingRun};
+use kilnbox_sdk::native;
+use kilnbox_tensor::{DType, Device};
+use kilnbox_tests::{reference, repository};
+use serde_json::Value;
+
+type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
+type NativeTrainer = soap_bpnn::trainer::Trainer;
+type NativeModel = <NativeTrainer as kilnbox_sdk::architecture::Trainer>::Model;
+
+const ARCHITECTURE: &str = "soap_bpnn";
+const EPOCHS: usize = 12;
+const REPEATS: usize = 5;
+const SEED: u64 = 0;
+
+/// When each epoch ended, and the numbers it reported.
+#[derive(Clone, Debug, Default)]
+struct Clock(Arc<Mutex<Vec<(Instant, Vec<f64>)>>>);
+
+impl Observer for Clock {
+    fn log(&mut self, _: Level, _: &str) {}
+    fn step(&mut self, _: u32, _: u32, _: u32, _: u32) {}
+    fn epoch(&mut self, _: u32, _: f64, metrics: &[Metric]) {
+        let values = metrics.iter().map(|metric| metric.value).collect();
+        if let Ok(mut epochs) = self.0.lock() {
+            epochs.push((Instant::now(), values));
+        }
+    }
+    fn save_checkpoint(&mut self, _: &str, _: Checkpoint) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl Clock {
+    /// The median seconds of an epoch, the first left out, and everything that was reported.
+    fn read(&self) -> Fallible<(f64, Vec<Vec<f64>>)> {
+        let epochs = self.0.lock().map_err(|_| "the clock was poisoned")?;
+        let seconds = epochs.windows(2).map(|pair| (pair[1].0 - pair[0].0).as_secs_f64()).collect();
+        Ok((median(seconds), epochs.iter().map(|(_, values)| values.clone()).collect()))
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// What both sides train on.
+struct Work {
+    hypers: Value,
+    training: Vec<Dataset>,
+    validation: Vec<Dataset>,
+    info: DatasetInfo,
+}
+
+impl Work {
+    fn read(options: &TrainOptions, architecture: &ArchitectureFiles) -> Fallible<Self> {
+        let mut hypers = merge_hypers(architecture.hypers_sources(), &options.architecture.node)?;
+        hypers["training"]["num_epochs"] = EPOCHS.into();
+        hypers["training"]["log_interval"] = 1.into();
+        let sets = Sets::read(options, SEED)?;
+        let parts: Vec<&DatasetInfo> = sets.training.iter().chain(&sets.validation).map(Dataset::info).collect();
+        let info = DatasetInfo::merge(&parts)?;
+        let with_info =
+            |sets: &[Dataset]| sets.iter().map(|dataset| dataset.with_info(info.clone())).collect::<Vec<_>>();
+        Ok(Self { hypers, training: with_info(&sets.training), validation: with_info(&sets.validation), info })
+    }
+
+    fn natively(&self) -> Fallible<Clock> {
+        let clock = Clock::default();
+        native::enter(Device::cpu(), SEED, Box::new(clock.clone()));
+        let datasets = |sets: &[Dataset]| sets.iter().cloned().map(native::dataset).collect::<Vec<_>>();
+        let run = TrainingRun {
+            dtype: DType::Float32.into(),
+            devices: vec!["cpu".to_owned()],
+            train: datasets(&self.training),
+            validation: datasets(&self.validation),
+            folder: native::checkpoint_folder(),
+        };
+        let info = run.train.first().ok_or("there is no training set")?.info();
+        let mut model = NativeModel::new(&self.hypers["model"].to_string(), info, DType::Float32.into())?;
+        let mut trainer = NativeTrainer::new(&self.hypers["training"].to_string())?;
+        trainer.train(&mut model, run)?;
+        Ok(clock)
+    }
+
+    fn sandboxed(&self, component: &Component) -> Fallible<Clock> {
+        let clock = Clock::default();
+        let options = SessionOptions { device: Device::cpu(), seed: SEED, limits: Limits::default() };
+        let mut session = Session::start(component, options, Box::new(clock.clone()))?;
+        let model = session.new_model(&self.hypers["model"].to_string(), &self.info, DType::Float32)?;
+        let trainer = session.new_trainer(&self.hypers["training"].to_string())?;
+        let (training, validation) = (self.training.clone(), self.validation.clone());
+        session.train(&trainer, &model, DType::Float32, &["cpu".to_owned()], training, validation)?;
+        Ok(clock)
+    }
+}
+
+fn bench(options: &Path) -> Fallible {
+    // Paths in options are relative to the folder that one works in.
+    let name = options.file_name().ok_or("the options have no name")?;
+    if options.parent().is_some_and(|folder| folder.ends_with("shared/data")) {
+        std::env::set_current_dir(options.parent().unwrap_or(options))?;
+    } else {
+        std::env::set_current_dir(repository())?;
+    }
+    let path = if Path::new(name).exists() { PathBuf::from(name) } else { options.to_owned() };
+    let options = TrainOptions::read(&path, &[])?;
+    let architecture = SearchPath::from_environment().find(ARCHITECTURE)?;
+    let component = Engine::new(&EngineOptions::default())?.load(&architecture.component)?;
+    let work = Work::read(&options, &architecture)?;
+    let (mut natively, mut sandboxed, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..REPEATS {
+        let (plain, plain_numbers) = work.natively()?.read()?;
+        let (guarded, guarded_numbers) = work.sandboxed(&component)?.read()?;
+        if plain_numbers != guarded_numbers {
+            return Err("the sandboxed training learned other numbers than the native one".into());
+        }
+        natively.push(plain);
+        sandboxed.push(guarded);
+        ratios.push(guarded / plain);
+    }
+    let (plain, guarded) = (median(natively), median(sandboxed));
+    eprintln!("soap-bpnn train epoch: native {plain:.4} s, sandboxed {guarded:.4} s, over {REPEATS} pairs of runs");
+    #[expect(clippy::print_stdout, reason = "the result of a benchmark")]
+    {
+        println!("ratio soap-bpnn train epoch, sandboxed over native = {:.3}", median(ratios));
+    }
+    Ok(())
+}
+
+fn main() -> Fallible {
+    let options = std::env::args_os().nth(1).map(PathBuf::from);
+    let options = options.or_else(|| reference("soap-bpnn-ethanol.yaml"));
+    let options = options.unwrap_or_else(|| repository().join("fixtures/ethanol/options.yaml"));
+    kilnbox_host::on_worker(None, || bench(&options))?
+}
