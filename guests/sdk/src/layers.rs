@@ -362,6 +362,22 @@ impl SpeciesMlp {
     pub fn forward(&self, x: &Tensor, species: &Tensor) -> Tensor {
         self.layers.iter().fold(x.clone(), |x, layer| self.activation.apply(&layer.forward(&x, species)))
     }
+
+    /// `self.forward(norm.forward(x))`, with the norm's scale and shift multiplied into the first layer: `(x s + t) W = x (s W) + t W`. There are far
+    /// fewer weights than there are numbers in wide rows, and none of them in the gradients by `x`.
+    pub fn forward_normalised(&self, x: &Tensor, norm: &SpeciesLayerNorm, species: &Tensor) -> Tensor {
+        let Some((first, rest)) = self.layers.split_first() else { return norm.forward(x, species) };
+        let (count, features) = (norm.scale.size(0), norm.scale.size(1));
+        let weight = &first.weight * norm.scale.reshape(&[count, features, 1]);
+        let shift = norm.shift.contract_left(&first.weight, &Tensor::arange(count));
+        let product = x.layer_norm(LAYER_NORM_EPSILON).contract_left(&weight, species) + shift.select(0, species);
+        let product = match &first.bias {
+            Some(bias) => product + bias.select(0, species),
+            None => product,
+        };
+        let x = self.activation.apply(&product);
+        rest.iter().fold(x, |x, layer| self.activation.apply(&layer.forward(&x, species)))
+    }
 }
 
 impl Module for SpeciesMlp {

@@ -242,31 +242,69 @@ impl Network for SoapBpnn {
 
     fn forward(&self, systems: Systems<'_>, outputs: &[&str]) -> Result<Vec<Vec<Tensor>>> {
         let species = systems.type_indices(&self.atomic_types)?;
-        let atoms = species.size(0);
+        let order = Order::of(&species);
+        let species = order.sorted(&species);
         // Which network serves each atom.
-        let networks = if self.embeddings.is_some() { Tensor::zeros(&[atoms], DType::Int64) } else { species.clone() };
-        let mut x = self.power_spectrum(systems, &species)?;
+        let networks =
+            if self.embeddings.is_some() { Tensor::zeros(&[species.size(0)], DType::Int64) } else { species.clone() };
+        let mut x = self.sorted_power_spectrum(systems, &species, &order)?;
         if let Some(embeddings) = &self.embeddings {
             x = x * embeddings.center.forward(&species);
         }
-        if let Some(norm) = &self.norm {
-            x = norm.forward(&x, &networks);
-        }
-        let features = self.hidden.forward(&x, &networks);
+        let features = match &self.norm {
+            Some(norm) => self.hidden.forward_normalised(&x, norm, &networks),
+            None => self.hidden.forward(&x, &networks),
+        };
         let after_head = |target: &str| match self.heads.get(target) {
             Some(head) => head.forward(&features, &networks),
             None => features.clone(),
         };
-        let output = |&name: &&str| match self.last_layers.get(name) {
-            Some(last) => vec![last.forward(&after_head(name), &networks)],
-            None if name == "feature" => vec![self.in_columns_of_networks(&features, &networks)],
-            None => {
-                let target = self.last_layers.keys().find(|target| last_layer_features(target) == name);
-                let values = target.map_or_else(|| features.clone(), |target| after_head(target));
-                vec![self.in_columns_of_networks(&values, &networks)]
-            }
+        let output = |&name: &&str| {
+            let values = match self.last_layers.get(name) {
+                Some(last) => last.forward(&after_head(name), &networks),
+                None if name == "feature" => self.in_columns_of_networks(&features, &networks),
+                None => {
+                    let target = self.last_layers.keys().find(|target| last_layer_features(target) == name);
+                    let values = target.map_or_else(|| features.clone(), |target| after_head(target));
+                    self.in_columns_of_networks(&values, &networks)
+                }
+            };
+            vec![order.restored(&values)]
         };
         Ok(outputs.iter().map(output).collect())
+    }
+}
+
+/// The atoms of a batch by species, and in the order of each species as they come: rows that share weights then lie side by side, and no kernel has to
+/// bring wide rows together.
+struct Order {
+    /// The atom at each sorted place.
+    atoms: Tensor,
+    /// The sorted place of each atom.
+    places: Tensor,
+}
+
+impl Order {
+    fn of(species: &Tensor) -> Order {
+        let species = species.to_vec_i64();
+        let mut atoms: Vec<i64> = (0..species.len() as i64).collect();
+        atoms.sort_by_key(|&atom| species[atom as usize]);
+        let mut places = vec![0; atoms.len()];
+        for (place, &atom) in atoms.iter().enumerate() {
+            places[atom as usize] = place as i64;
+        }
+        let row = |values: Vec<i64>| Tensor::from_vec_i64(&[values.len()], values);
+        Order { atoms: row(atoms), places: row(places) }
+    }
+
+    /// Rows of atoms, sorted.
+    fn sorted(&self, rows: &Tensor) -> Tensor {
+        rows.select(0, &self.atoms)
+    }
+
+    /// Sorted rows, in the order of the atoms.
+    fn restored(&self, rows: &Tensor) -> Tensor {
+        rows.select(0, &self.places)
     }
 }
 
@@ -302,6 +340,12 @@ impl SoapBpnn {
     /// # Errors
     /// When the host cannot make the neighbour list.
     pub fn power_spectrum(&self, systems: Systems<'_>, species: &Tensor) -> Result<Tensor> {
+        let order = Order::of(species);
+        Ok(order.restored(&self.sorted_power_spectrum(systems, &order.sorted(species), &order)?))
+    }
+
+    /// As [`power_spectrum`](SoapBpnn::power_spectrum), of sorted atoms.
+    fn sorted_power_spectrum(&self, systems: Systems<'_>, species: &Tensor, order: &Order) -> Result<Tensor> {
         let atoms = species.size(0);
         let neighbors = systems.neighbors(self.neighbor_lists()[0])?;
         let vectors = &neighbors.vectors;
@@ -310,9 +354,11 @@ impl SoapBpnn {
         let RadialTable { counts, lower, upper, coefficients } = &self.radial;
         let radial = distances.piecewise_polynomial(coefficients, *lower, *upper);
         let angular = vectors.solid_harmonics(counts.len() - 1);
-        let channels = self.channels(vectors.dtype()).select(0, &species.select(0, &neighbors.second));
+        let channels =
+            self.channels(vectors.dtype()).select(0, &species.select(0, &order.places.select(0, &neighbors.second)));
         let channel_count = channels.size(1);
         let channels = channels.reshape(&[pairs, 1, channel_count]);
+        let centers = order.places.select(0, &neighbors.first);
         let mut spectra = Vec::with_capacity(counts.len());
         let mut start = 0;
         for (l, &count) in counts.iter().enumerate() {
@@ -321,8 +367,7 @@ impl SoapBpnn {
             let radial = radial.slice(1, start..start + count).reshape(&[pairs, count, 1]);
             let right = (radial * &channels).reshape(&[pairs, width]);
             let left = angular.slice(1, l * l..(l + 1) * (l + 1));
-            let density =
-                Tensor::outer_sum(&left, &right, &neighbors.first, atoms).reshape(&[atoms * components, width]);
+            let density = Tensor::outer_sum(&left, &right, &centers, atoms).reshape(&[atoms * components, width]);
             let atom_of_row = Tensor::from_vec_i64(
                 &[atoms * components],
                 (0..atoms as i64).flat_map(|atom| std::iter::repeat_n(atom, components)).collect(),

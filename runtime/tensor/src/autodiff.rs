@@ -8,12 +8,28 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use smallvec::SmallVec;
 
-use crate::op::elementwise;
+use crate::op::{elementwise, shape};
 use crate::tensor::Node;
 use crate::{DType, Misuse, Tensor};
 
 /// The gradients of one operation: one entry per input, `None` where it was not needed or is zero.
-pub(crate) type Gradients = SmallVec<[Option<Tensor>; 3]>;
+pub(crate) type Gradients = SmallVec<[Option<Contribution>; 3]>;
+
+/// What one operation adds to the gradient of one of its inputs.
+pub(crate) enum Contribution {
+    /// A gradient of the input's shape.
+    Whole(Tensor),
+    /// A gradient of the elements from `start` on along `axis`; that of all others is zero. A tensor that is cut into slices gets its gradient by
+    /// putting such parts together, where adding up whole ones would touch every element once for each slice.
+    Part {
+        /// The axis that was cut.
+        axis: usize,
+        /// Where the part begins.
+        start: usize,
+        /// Its gradient.
+        value: Tensor,
+    },
+}
 
 /// Where a tensor came from.
 pub(crate) struct Origin {
@@ -43,7 +59,10 @@ impl Step<'_> {
         rules
             .iter()
             .zip(self.inputs)
-            .map(|(rule, input)| self.wanted.contains(&input.0.id).then(|| rule(self.gradient)).transpose())
+            .map(|(rule, input)| {
+                let wanted = self.wanted.contains(&input.0.id);
+                wanted.then(|| rule(self.gradient).map(Contribution::Whole)).transpose()
+            })
             .collect()
     }
 
@@ -115,20 +134,21 @@ pub fn grad(
     let targets: HashSet<u64> = inputs.iter().map(|input| input.0.id).collect();
     let mut found: HashMap<u64, Tensor> = HashMap::new();
     // The largest number first: by the time a node is reached, everything computed from it has been.
-    let mut pending: BTreeMap<u64, (Tensor, Tensor)> = BTreeMap::new();
+    let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
     for (k, &output) in outputs.iter().enumerate().filter(|(_, output)| wanted.contains(&output.0.id)) {
         let gradient = match output_gradients.get(k) {
             Some(&gradient) => gradient.clone(),
             None => Tensor::full(&output.device(), output.shape(), 1.0, output.dtype())?,
         };
-        accumulate(&mut pending, output, gradient)?;
+        Pending::add(&mut pending, output, Contribution::Whole(gradient))?;
     }
-    while let Some((id, (tensor, gradient))) = pending.pop_last() {
+    while let Some((id, entry)) = pending.pop_last() {
+        let (tensor, gradient) = entry.total()?;
         if let Some(origin) = &tensor.0.origin {
             let step = Step { inputs: &origin.inputs, output: &tensor, gradient: &gradient, wanted: &wanted };
             for (input, gradient) in origin.inputs.iter().zip((origin.derivative)(&step)?) {
                 if let Some(gradient) = gradient {
-                    accumulate(&mut pending, input, gradient)?;
+                    Pending::add(&mut pending, input, gradient)?;
                 }
             }
         }
@@ -167,13 +187,60 @@ fn check(outputs: &[&Tensor], inputs: &[&Tensor], output_gradients: &[&Tensor]) 
     Ok(())
 }
 
-fn accumulate(pending: &mut BTreeMap<u64, (Tensor, Tensor)>, tensor: &Tensor, gradient: Tensor) -> Result<(), Misuse> {
-    let total = match pending.remove(&tensor.0.id) {
-        Some((_, earlier)) => elementwise::add(&earlier, &gradient)?,
-        None => gradient,
-    };
-    pending.insert(tensor.0.id, (tensor.clone(), total));
-    Ok(())
+/// A tensor whose gradient is still being added up.
+struct Pending {
+    tensor: Tensor,
+    whole: Option<Tensor>,
+    /// Axis, start and gradient of parts.
+    parts: Vec<(usize, usize, Tensor)>,
+}
+
+impl Pending {
+    fn add(pending: &mut BTreeMap<u64, Self>, tensor: &Tensor, contribution: Contribution) -> Result<(), Misuse> {
+        let entry = pending.entry(tensor.0.id).or_insert_with(|| Self {
+            tensor: tensor.clone(),
+            whole: None,
+            parts: Vec::new(),
+        });
+        match contribution {
+            Contribution::Part { axis, start, value } => entry.parts.push((axis, start, value)),
+            Contribution::Whole(gradient) => entry.whole = Some(added(entry.whole.take(), gradient)?),
+        }
+        Ok(())
+    }
+
+    /// The tensor and its whole gradient.
+    fn total(self) -> Result<(Tensor, Tensor), Misuse> {
+        let Self { tensor, mut whole, mut parts } = self;
+        // Parts of one cut are put together; what overlaps, or is cut along another axis, comes with the next round.
+        while let Some(&(axis, ..)) = parts.first() {
+            parts.sort_by_key(|&(axis, start, _)| (axis, start));
+            let (mut pieces, mut rest) = (Vec::new(), Vec::new());
+            let mut end = 0;
+            for (other, start, value) in parts {
+                if other == axis && start >= end {
+                    end = start + value.shape()[axis];
+                    pieces.push((start, value));
+                } else {
+                    rest.push((other, start, value));
+                }
+            }
+            whole = Some(added(whole, shape::place(&pieces, axis, tensor.shape())?)?);
+            parts = rest;
+        }
+        let gradient = match whole {
+            Some(gradient) => gradient,
+            None => Tensor::full(&tensor.device(), tensor.shape(), 0.0, tensor.dtype())?,
+        };
+        Ok((tensor, gradient))
+    }
+}
+
+fn added(sum: Option<Tensor>, gradient: Tensor) -> Result<Tensor, Misuse> {
+    match sum {
+        Some(sum) => elementwise::add(&sum, &gradient),
+        None => Ok(gradient),
+    }
 }
 
 /// The nodes that lie on a path from an output back to an input; gradients of others are not computed.

@@ -91,11 +91,12 @@ fn the_number_of_threads_changes_no_bit() -> Fallible {
 /// The paths taken only at size, against sums written out.
 #[test]
 fn large_sums_equal_plain_loops() -> Fallible {
-    let (rows, m, n, count) = (300, 70, 40, 5);
+    // The last segment has no rows.
+    let (rows, m, n, count) = (300, 70, 40, 6);
     let left = normal(&[rows, m], 1, DType::Float64)?;
     let right = normal(&[rows, n], 2, DType::Float64)?;
     let blocks = normal(&[count, m, n], 3, DType::Float64)?;
-    let places = segments(rows, count)?;
+    let places = segments(rows, count - 1)?;
     let (l, r, b) = (left.read_float64()?, right.read_float64()?, blocks.read_float64()?);
     let places_read = places.read_int64()?;
     let mut outer = vec![0.0; count * m * n];

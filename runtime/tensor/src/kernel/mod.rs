@@ -3,20 +3,20 @@
 //! Arguments have been checked. Every kernel gives the same bits whatever the number of threads: work is split so that each element of
 //! the result is computed by one thread, in one order.
 
-mod dense;
 pub(crate) mod harmonics;
 pub(crate) mod norm;
+mod product;
 mod real;
 pub(crate) mod segment;
+mod solve;
 
-use burn_backend::Element;
-use burn_backend::Shape;
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn_backend::{Element, Shape, Slice};
 use burn_dispatch::{Dispatch, DispatchTensor};
 use rayon::prelude::*;
 
-pub(crate) use dense::solve;
 pub(crate) use real::{Real, vectorised};
+pub(crate) use solve::solve;
 
 use crate::op::optimizer::AdamOptions;
 use crate::tensor::{Sizes, from_host};
@@ -138,18 +138,22 @@ fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
 
 /// Copies blocks; burn's own concatenation is many times slower than a copy.
 pub(crate) fn concatenate(tensors: &[&Tensor], axis: usize, shape: &[usize]) -> DispatchTensor {
-    fn joined<E: Element + bytemuck::Pod + Send + Sync>(
+    fn joined<E: Element + bytemuck::Pod + Default + Send + Sync>(
         tensors: &[&Tensor],
         axis: usize,
         shape: &[usize],
     ) -> DispatchTensor {
         let (outer, size, inner) = around(shape, axis);
-        let hosts: Vec<_> = tensors.iter().map(|tensor| (tensor.host(), tensor.shape()[axis] * inner)).collect();
-        let mut values = Vec::with_capacity(outer * size * inner);
-        for row in 0..outer {
-            for (host, width) in &hosts {
-                values.extend_from_slice(&host.values::<E>()[row * width..(row + 1) * width]);
+        let width = size * inner;
+        let mut values = vec![E::default(); outer * width];
+        let mut start = 0;
+        for tensor in tensors {
+            let (host, part) = (tensor.host(), tensor.shape()[axis] * inner);
+            if part > 0 {
+                let rows = values.chunks_exact_mut(width).zip(host.values::<E>().chunks_exact(part));
+                rows.for_each(|(row, from)| row[start..start + part].copy_from_slice(from));
             }
+            start += part;
         }
         from_host(values, shape, tensors[0].dtype())
     }
@@ -159,6 +163,36 @@ pub(crate) fn concatenate(tensors: &[&Tensor], axis: usize, shape: &[usize]) -> 
         DType::Int32 => joined::<i32>(tensors, axis, shape),
         DType::Int64 => joined::<i64>(tensors, axis, shape),
         DType::Boolean => Dispatch::bool_cat(tensors.iter().map(|tensor| tensor.value()).collect(), axis),
+    }
+}
+
+/// Copies the elements from `start` on along `axis`: burn's view would be copied again by each kernel that reads it, and more slowly.
+pub(crate) fn slice(a: &Tensor, axis: usize, start: usize, shape: &[usize]) -> DispatchTensor {
+    fn cut<E: Element + bytemuck::Pod + Send + Sync>(
+        a: &Tensor,
+        axis: usize,
+        start: usize,
+        shape: &[usize],
+    ) -> DispatchTensor {
+        let (outer, size, inner) = around(a.shape(), axis);
+        let host = a.host();
+        let values = host.values::<E>();
+        let mut part = Vec::with_capacity(outer * shape[axis] * inner);
+        for row in 0..outer {
+            part.extend_from_slice(&values[(row * size + start) * inner..][..shape[axis] * inner]);
+        }
+        from_host(part, shape, a.dtype())
+    }
+    match a.dtype() {
+        DType::Float32 => cut::<f32>(a, axis, start, shape),
+        DType::Float64 => cut::<f64>(a, axis, start, shape),
+        DType::Int32 => cut::<i32>(a, axis, start, shape),
+        DType::Int64 => cut::<i64>(a, axis, start, shape),
+        DType::Boolean => {
+            let range = |k: usize| if k == axis { start..start + shape[axis] } else { 0..a.shape()[k] };
+            let ranges: Vec<Slice> = (0..shape.len()).map(|k| Slice::from(range(k))).collect();
+            Dispatch::bool_slice(a.value(), &ranges)
+        }
     }
 }
 
@@ -188,10 +222,18 @@ pub(crate) fn sum(a: &Tensor, is_reduced: &[bool], result: &[usize]) -> Dispatch
     for_float!(a.dtype(), R => from_host(sum_rows::<R>(host.values(), rows, width), result, a.dtype()))
 }
 
+/// Rows up to this length are summed one element after the other.
+const SHORT: usize = 16;
+
 /// The sum of each of `rows` rows of `width` elements.
 fn sum_rows<R: Real>(values: &[R], rows: usize, width: usize) -> Vec<R> {
     if width == 0 {
         return vec![R::default(); rows];
+    }
+    if width <= SHORT {
+        // Setting up lanes would take longer than adding.
+        let short = |row: &[R]| R::from_f64(row.iter().fold(0.0, |sum, value| sum + value.to_f64()));
+        return values.chunks_exact(width).map(short).collect();
     }
     let one = |row: &[R]| R::from_f64(row.chunks(4096).map(lane_sum).sum::<f64>());
     if values.len() < PARALLEL {
@@ -306,12 +348,27 @@ pub(crate) fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, shape: &[us
     })
 }
 
-/// Horner's scheme in the local coordinate of each interval.
-pub(crate) fn polynomial(x: &Tensor, coefficients: &Tensor, lower: f64, upper: f64, shape: &[usize]) -> DispatchTensor {
+/// The functions of a piecewise polynomial that are evaluated together.
+const LANES: usize = 8;
+
+/// Horner's scheme in the local coordinate of each interval, for the derivative of this order.
+pub(crate) fn polynomial(
+    x: &Tensor,
+    coefficients: &Tensor,
+    [lower, upper]: [f64; 2],
+    order: usize,
+    shape: &[usize],
+) -> DispatchTensor {
     let &[intervals, terms, functions] = coefficients.shape() else { unreachable!("the rank was checked") };
     let (host, table) = (x.host(), coefficients.host());
     let width = (upper - lower) / intervals as f64;
+    // The derivative of t^p by x of this order is p (p - 1) .. (p - order + 1) t^(p - order) (dt/dx)^order.
+    let factor = |power: usize| {
+        let falling: f64 = (0..order).map(|k| power as f64 - k as f64).product();
+        falling * (2.0 / width).powi(order as i32)
+    };
     for_float!(x.dtype(), R => {
+        let factors: Vec<R> = (0..terms).map(|power| R::from_f64(factor(power))).collect();
         let table = table.values::<R>();
         let mut values = vec![R::default(); shape.iter().product()];
         vectorised(#[inline(always)] || {
@@ -325,14 +382,34 @@ pub(crate) fn polynomial(x: &Tensor, coefficients: &Tensor, lower: f64, upper: f
                 let interval = (((x - lower) / width) as usize).min(intervals - 1);
                 let t = R::from_f64(2.0 * (x - lower - interval as f64 * width) / width - 1.0);
                 let block = &table[interval * terms * functions..][..terms * functions];
-                for term in block.chunks_exact(functions).rev() {
-                    row.iter_mut().zip(term).for_each(|(value, coefficient)| *value = value.mul_add(t, *coefficient));
+                let terms = || block.chunks_exact(functions).zip(&factors).skip(order).rev();
+                let mut groups = row.chunks_exact_mut(LANES);
+                for (group, values) in (&mut groups).enumerate() {
+                    // Within a group the sums stay in registers.
+                    let mut sums = [R::default(); LANES];
+                    for (term, factor) in terms() {
+                        let Some(term) = term[group * LANES..].first_chunk::<LANES>() else { break };
+                        for lane in 0..LANES {
+                            sums[lane] = sums[lane].mul_add(t, term[lane] * *factor);
+                        }
+                    }
+                    values.copy_from_slice(&sums);
+                }
+                let rest = groups.into_remainder();
+                let first = functions - rest.len();
+                for (term, factor) in terms() {
+                    for (value, coefficient) in rest.iter_mut().zip(&term[first..]) {
+                        *value = value.mul_add(t, *coefficient * *factor);
+                    }
                 }
             }
         });
         from_host(values, shape, x.dtype())
     })
 }
+
+/// The elements of a parameter that one thread steps together.
+const CHUNK: usize = 1 << 14;
 
 /// One step for one parameter: its new value and moments. `four` is parameter, gradient, first and second moment.
 pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor, DispatchTensor, DispatchTensor) {
@@ -352,15 +429,21 @@ pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor
         let (first, second) = (first.values::<R>(), second.values::<R>());
         let count = parameter.len();
         let mut new = (vec![R::default(); count], vec![R::default(); count], vec![R::default(); count]);
-        vectorised(#[inline(always)] || {
-            for k in 0..count {
-                let g = decay.mul_add(parameter[k], gradient[k]);
-                let m = beta1 * first[k] + rest1 * g;
-                let v = beta2 * second[k] + rest2 * g * g;
-                new.0[k] = parameter[k] * keep - rate * m / (v.sqrt() * correction + epsilon);
-                new.1[k] = m;
-                new.2[k] = v;
-            }
+        let results = (new.0.par_chunks_mut(CHUNK), new.1.par_chunks_mut(CHUNK), new.2.par_chunks_mut(CHUNK));
+        results.into_par_iter().enumerate().for_each(|(chunk, (value, first_moment, second_moment))| {
+            let part = chunk * CHUNK..chunk * CHUNK + value.len();
+            let (parameter, gradient) = (&parameter[part.clone()], &gradient[part.clone()]);
+            let (first, second) = (&first[part.clone()], &second[part]);
+            vectorised(#[inline(always)] || {
+                for k in 0..value.len().min(parameter.len()) {
+                    let g = decay.mul_add(parameter[k], gradient[k]);
+                    let m = beta1 * first[k] + rest1 * g;
+                    let v = beta2 * second[k] + rest2 * g * g;
+                    value[k] = parameter[k] * keep - rate * m / (v.sqrt() * correction + epsilon);
+                    first_moment[k] = m;
+                    second_moment[k] = v;
+                }
+            });
         });
         (from_host(new.0, shape, dtype), from_host(new.1, shape, dtype), from_host(new.2, shape, dtype))
     })

@@ -7,29 +7,55 @@ use super::{PARALLEL, Real, for_float, vectorised};
 use crate::Tensor;
 use crate::tensor::from_host;
 
-/// The mean (0 if not centred) and the root of a row, in double precision.
+/// The lanes that sums are kept in.
+const LANES: usize = 8;
+
+/// The sums over a row of two terms of `a` and `b`, in double precision and in lanes that are added up in a fixed order.
+#[inline(always)]
+fn sums<R: Real>(a: &[R], b: &[R], first: impl Fn(f64, f64) -> f64, second: impl Fn(f64, f64) -> f64) -> [f64; 2] {
+    let (mut one, mut two) = ([0.0_f64; LANES], [0.0_f64; LANES]);
+    let (mut left, mut right) = (a.chunks_exact(LANES), b.chunks_exact(LANES));
+    for (left, right) in (&mut left).zip(&mut right) {
+        // One loop for each step, so that each becomes an instruction on whole registers.
+        let left: [f64; LANES] = std::array::from_fn(|lane| left[lane].to_f64());
+        let right: [f64; LANES] = std::array::from_fn(|lane| right[lane].to_f64());
+        (0..LANES).for_each(|lane| one[lane] += first(left[lane], right[lane]));
+        (0..LANES).for_each(|lane| two[lane] += second(left[lane], right[lane]));
+    }
+    for (lane, (left, right)) in left.remainder().iter().zip(right.remainder()).enumerate() {
+        one[lane] += first(left.to_f64(), right.to_f64());
+        two[lane] += second(left.to_f64(), right.to_f64());
+    }
+    [one, two].map(|t| ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7])))
+}
+
+/// The mean (0 if not centred) and the root of a row, in double precision. The row is read once: it is shifted by its first element, so that a mean far
+/// from 0 does not cost the variance its digits.
 #[inline(always)]
 fn moments<R: Real>(row: &[R], epsilon: f64, centred: bool) -> (f64, f64) {
     let count = row.len() as f64;
-    let mean = if centred { lanes(row, row, |a, _| a) / count } else { 0.0 };
-    let variance = lanes(row, row, |a, _| (a - mean) * (a - mean)) / count;
-    (mean, (variance + epsilon).sqrt())
-}
-
-/// `sum term(a, b)` over two rows in eight lanes.
-#[inline(always)]
-fn lanes<R: Real>(a: &[R], b: &[R], term: impl Fn(f64, f64) -> f64) -> f64 {
-    let mut totals = [0.0_f64; 8];
-    let (mut left, mut right) = (a.chunks_exact(8), b.chunks_exact(8));
-    for (left, right) in (&mut left).zip(&mut right) {
-        for k in 0..8 {
-            totals[k] += term(left[k].to_f64(), right[k].to_f64());
-        }
+    if !centred {
+        let [square, _] = sums(
+            row,
+            row,
+            #[inline(always)]
+            |a, _| a * a,
+            #[inline(always)]
+            |_, _| 0.0,
+        );
+        return (0.0, (square / count + epsilon).sqrt());
     }
-    for (k, (left, right)) in left.remainder().iter().zip(right.remainder()).enumerate() {
-        totals[k] += term(left.to_f64(), right.to_f64());
-    }
-    ((totals[0] + totals[4]) + (totals[2] + totals[6])) + ((totals[1] + totals[5]) + (totals[3] + totals[7]))
+    let shift = row.first().map_or(0.0, |first| first.to_f64());
+    let [sum, square] = sums(
+        row,
+        row,
+        #[inline(always)]
+        |a, _| a - shift,
+        #[inline(always)]
+        |a, _| (a - shift) * (a - shift),
+    );
+    let mean = sum / count;
+    (mean + shift, ((square / count - mean * mean).max(0.0) + epsilon).sqrt())
 }
 
 fn by_rows<R: Real>(count: usize, width: usize, row: impl Fn(usize, &mut [R]) + Send + Sync) -> Vec<R> {
@@ -73,8 +99,9 @@ pub(crate) fn jacobian_product(a: &Tensor, g: &Tensor, epsilon: f64, centred: bo
             let (row, gradient) = (&a_values[k * width..(k + 1) * width], &g_values[k * width..(k + 1) * width]);
             let (mean, root) = moments(row, epsilon, centred);
             let count = width as f64;
-            let gradient_mean = if centred { lanes(gradient, gradient, |g, _| g) / count } else { 0.0 };
-            let overlap = lanes(row, gradient, |a, g| (a - mean) * g) / (count * root * root);
+            let [sum, overlap] = sums(row, gradient, #[inline(always)] |_, g| g, #[inline(always)] |a, g| (a - mean) * g);
+            let gradient_mean = if centred { sum / count } else { 0.0 };
+            let overlap = overlap / (count * root * root);
             let (mean, scale) = (R::from_f64(mean), R::from_f64(1.0 / root));
             let (gradient_mean, overlap) = (R::from_f64(gradient_mean), R::from_f64(overlap));
             for (value, (a, g)) in result.iter_mut().zip(row.iter().zip(gradient)) {

@@ -1,22 +1,22 @@
 //! Sums over rows that belong together.
 //!
-//! Segments with several rows and large blocks go through a matrix product; small ones through loops that the compiler vectorises. Which
-//! way is taken depends on sizes alone, and the terms of a sum are always added in the order of the rows.
+//! Each segment is a product of matrices, and large segments are computed in strips, which may run on several threads. The terms of a sum
+//! are always added in the order of the rows.
 
 use std::ops::Range;
 
 use burn_dispatch::DispatchTensor;
 use rayon::prelude::*;
 
-use super::dense::{Matrix, product};
-use super::{PARALLEL, Real, for_float, vectorised};
+use super::product::{Matrix, product};
+use super::{Real, for_float};
 use crate::Tensor;
 use crate::tensor::from_host;
 
-/// From this many elements in a block, and two rows, a matrix product beats loops.
-const PRODUCT: usize = 1 << 10;
-/// A large block is computed in strips of this many rows, which may run on several threads.
-const STRIP: usize = 256;
+/// Below this many multiplications a second thread costs more than it gives.
+const PARALLEL: usize = 1 << 18;
+/// The rows of the result in a strip of a segment. Each strip of a transposed block packs that block anew, so strips are not small.
+const STRIP: usize = 32;
 
 /// The rows of each segment, in order.
 struct Groups {
@@ -49,7 +49,38 @@ impl Groups {
         if self.sorted {
             return values.into();
         }
-        self.order.iter().flat_map(|&row| &values[row * width..(row + 1) * width]).copied().collect::<Vec<_>>().into()
+        let mut grouped = Vec::with_capacity(values.len());
+        self.order.iter().for_each(|&row| grouped.extend_from_slice(&values[row * width..(row + 1) * width]));
+        grouped.into()
+    }
+}
+
+/// A strip of a segment: which rows of its result, and where to put them.
+struct Strip<'a, R> {
+    segment: usize,
+    start: usize,
+    out: &'a mut [R],
+}
+
+/// Cuts the result into strips: of each segment's `rows(segment)` rows of `width` elements.
+fn strips<R>(mut out: &mut [R], count: usize, width: usize, rows: impl Fn(usize) -> usize) -> Vec<Strip<'_, R>> {
+    let mut strips = Vec::with_capacity(count);
+    for segment in 0..count {
+        let rows = rows(segment);
+        for start in (0..rows).step_by(STRIP) {
+            let (strip, rest) = out.split_at_mut(STRIP.min(rows - start) * width);
+            strips.push(Strip { segment, start, out: strip });
+            out = rest;
+        }
+    }
+    strips
+}
+
+fn for_each_strip<R: Real>(strips: Vec<Strip<'_, R>>, work: usize, compute: impl Fn(Strip<'_, R>) + Send + Sync) {
+    if work < PARALLEL {
+        strips.into_iter().for_each(compute);
+    } else {
+        strips.into_par_iter().for_each(compute);
     }
 }
 
@@ -64,48 +95,15 @@ pub(crate) fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, shape:
         let mut blocks = vec![R::default(); count * m * n];
         if m * n > 0 {
             let work = groups.order.len() * m * n;
-            let one = |(segment, block): (usize, &mut [R])| {
-                let rows = groups.rows(segment);
-                let (left, right) = (&left[rows.start * m..rows.end * m], &right[rows.start * n..rows.end * n]);
-                outer_sum_one(left, right, [rows.len(), m, n], block);
-            };
-            if work < PARALLEL || count == 1 {
-                blocks.chunks_exact_mut(m * n).enumerate().for_each(one);
-            } else {
-                blocks.par_chunks_exact_mut(m * n).enumerate().for_each(one);
-            }
+            for_each_strip(strips(&mut blocks, count, n, |_| m), work, |strip| {
+                let rows = groups.rows(strip.segment);
+                let left = Matrix::new(&left[rows.start * m..rows.end * m], rows.len(), m);
+                let right = Matrix::new(&right[rows.start * n..rows.end * n], rows.len(), n);
+                product(left.transposed().strip(strip.start, strip.out.len() / n), right, strip.out);
+            });
         }
         from_host(blocks, shape, dtype)
     })
-}
-
-/// `block = left^T right` for one segment.
-fn outer_sum_one<R: Real>(left: &[R], right: &[R], [rows, m, n]: [usize; 3], block: &mut [R]) {
-    if m * n >= PRODUCT && rows > 1 {
-        let right = Matrix::new(right, rows, n);
-        block.par_chunks_mut(STRIP * n).enumerate().for_each(|(strip, out)| {
-            let columns = out.len() / n;
-            let part = Matrix {
-                values: &left[strip * STRIP..],
-                rows: columns,
-                columns: rows,
-                row_stride: 1,
-                column_stride: m,
-            };
-            product(part, right, out);
-        });
-        return;
-    }
-    vectorised(
-        #[inline(always)]
-        || {
-            for (left, right) in left.chunks_exact(m).zip(right.chunks_exact(n)) {
-                for (out, factor) in block.chunks_exact_mut(n).zip(left) {
-                    out.iter_mut().zip(right).for_each(|(total, value)| *total = factor.mul_add(*value, *total));
-                }
-            }
-        },
-    );
 }
 
 /// `out[p] = rows[p] blocks[segment]`, or `rows[p] blocks[segment]^T` if `transposed`.
@@ -125,25 +123,16 @@ pub(crate) fn contract(
         let blocks = blocks_host.values::<R>();
         let mut results = vec![R::default(); shape.iter().product()];
         if width_in * width_out > 0 {
-            // Each segment's rows are one slice of the result.
-            let mut parts = Vec::with_capacity(count);
-            let mut rest = results.as_mut_slice();
-            for segment in 0..count {
-                let (part, after) = rest.split_at_mut(groups.rows(segment).len() * width_out);
-                parts.push((segment, part));
-                rest = after;
-            }
-            let one = |(segment, out): (usize, &mut [R])| {
-                let rows = groups.rows(segment);
-                let values = &values[rows.start * width_in..rows.end * width_in];
-                let block = &blocks[segment * m * n..(segment + 1) * m * n];
-                contract_one(values, block, [rows.len(), m, n], transposed, out);
-            };
-            if groups.order.len() * m * n < PARALLEL {
-                parts.into_iter().for_each(one);
-            } else {
-                parts.into_par_iter().for_each(one);
-            }
+            let work = groups.order.len() * m * n;
+            let strips = strips(&mut results, count, width_out, |segment| groups.rows(segment).len());
+            for_each_strip(strips, work, |strip| {
+                let first = groups.rows(strip.segment).start + strip.start;
+                let rows = strip.out.len() / width_out;
+                let values = &values[first * width_in..(first + rows) * width_in];
+                let block = Matrix::new(&blocks[strip.segment * m * n..(strip.segment + 1) * m * n], m, n);
+                let block = if transposed { block.transposed() } else { block };
+                product(Matrix::new(values, rows, width_in), block, strip.out);
+            });
         }
         if !groups.sorted {
             let mut scattered = vec![R::default(); results.len()];
@@ -154,34 +143,4 @@ pub(crate) fn contract(
         }
         from_host(results, shape, rows.dtype())
     })
-}
-
-fn contract_one<R: Real>(values: &[R], block: &[R], [rows, m, n]: [usize; 3], transposed: bool, out: &mut [R]) {
-    if m * n >= PRODUCT && rows > 1 {
-        let block = Matrix::new(block, m, n);
-        if transposed {
-            product(Matrix::new(values, rows, n), block.transposed(), out);
-        } else {
-            product(Matrix::new(values, rows, m), block, out);
-        }
-        return;
-    }
-    vectorised(
-        #[inline(always)]
-        || {
-            if transposed {
-                for (out, values) in out.chunks_exact_mut(m).zip(values.chunks_exact(n)) {
-                    for (out, row) in out.iter_mut().zip(block.chunks_exact(n)) {
-                        *out = row.iter().zip(values).fold(R::default(), |sum, (a, b)| a.mul_add(*b, sum));
-                    }
-                }
-            } else {
-                for (out, values) in out.chunks_exact_mut(n).zip(values.chunks_exact(m)) {
-                    for (factor, row) in values.iter().zip(block.chunks_exact(n)) {
-                        out.iter_mut().zip(row).for_each(|(total, value)| *total = factor.mul_add(*value, *total));
-                    }
-                }
-            }
-        },
-    );
 }

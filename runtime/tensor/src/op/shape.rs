@@ -1,10 +1,11 @@
 //! The same elements in another arrangement. Any dtype.
 
+use burn_backend::Shape;
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
-use burn_backend::{Shape, Slice};
 use burn_dispatch::Dispatch;
 
 use super::{broadcast_shape, check_axis, sum_to};
+use crate::autodiff::Contribution;
 use crate::tensor::Sizes;
 use crate::{DType, Misuse, Tensor};
 
@@ -119,7 +120,8 @@ pub fn concatenate(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Misuse> {
         let mut gradients = crate::autodiff::Gradients::new();
         for (k, input) in step.inputs.iter().enumerate() {
             let end = start + input.shape()[axis];
-            gradients.push(step.needs(k).then(|| slice(step.gradient, axis, start, end)).transpose()?);
+            let part = step.needs(k).then(|| slice(step.gradient, axis, start, end)).transpose()?;
+            gradients.push(part.map(Contribution::Whole));
             start = end;
         }
         Ok(gradients)
@@ -139,22 +141,32 @@ pub fn slice(a: &Tensor, axis: usize, start: usize, end: usize) -> Result<Tensor
     }
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = end - start;
-    let run = || {
-        let ranges: Vec<Slice> = (0..a.shape().len())
-            .map(|k| if k == axis { Slice::from(start..end) } else { Slice::from(0..a.shape()[k]) })
-            .collect();
-        of_kind!(a, float_slice, int_slice, bool_slice, |value, run| run(value, &ranges))
-    };
-    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| step.gradients(&[&|g| place(g, axis, start, size)]))
+    let run = || crate::kernel::slice(a, axis, start, &shape);
+    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| {
+        Ok([Some(Contribution::Part { axis, start, value: step.gradient.clone() })].into_iter().collect())
+    })
 }
 
-/// The transpose of [`slice`]: `a` at `start` along `axis` among zeros, `size` in all.
-pub(crate) fn place(a: &Tensor, axis: usize, start: usize, size: usize) -> Result<Tensor, Misuse> {
-    let zeros = |count: usize| {
-        let mut shape = Sizes::from_slice(a.shape());
+/// The transpose of several slices: `pieces`, each with its start along `axis`, in order and without overlap, among zeros.
+pub(crate) fn place(pieces: &[(usize, Tensor)], axis: usize, shape: &[usize]) -> Result<Tensor, Misuse> {
+    let mut row = Vec::with_capacity(2 * pieces.len() + 1);
+    let mut end = 0;
+    let zeros = |like: &Tensor, count: usize| {
+        let mut shape = Sizes::from_slice(shape);
         shape[axis] = count;
-        Tensor::full(&a.device(), &shape, 0.0, a.dtype())
+        Tensor::full(&like.device(), &shape, 0.0, like.dtype())
     };
-    let end = start + a.shape()[axis];
-    concatenate(&[&zeros(start)?, a, &zeros(size - end)?], axis)
+    for (start, piece) in pieces {
+        if *start > end {
+            row.push(zeros(piece, start - end)?);
+        }
+        row.push(piece.clone());
+        end = start + piece.shape()[axis];
+    }
+    if let Some((_, last)) = pieces.last()
+        && end < shape[axis]
+    {
+        row.push(zeros(last, shape[axis] - end)?);
+    }
+    concatenate(&row.iter().collect::<Vec<_>>(), axis)
 }

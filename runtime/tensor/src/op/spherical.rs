@@ -57,7 +57,7 @@ pub fn piecewise_polynomial(x: &Tensor, coefficients: &Tensor, lower: f64, upper
     check_dtypes(NAME, &[x, coefficients], FLOATS)?;
     check_rank(NAME, "`x`", x, 1)?;
     check_rank(NAME, "`coefficients`", coefficients, 3)?;
-    let &[intervals, terms, functions] = coefficients.shape() else { unreachable!("the rank is 3") };
+    let &[intervals, terms, _] = coefficients.shape() else { unreachable!("the rank is 3") };
     if intervals == 0 || terms == 0 || terms > MAX_POLYNOMIAL_DEGREE + 1 {
         return Err(Misuse::new(
             NAME,
@@ -74,25 +74,18 @@ pub fn piecewise_polynomial(x: &Tensor, coefficients: &Tensor, lower: f64, upper
     if coefficients.is_tracked() {
         return Err(Misuse::new(NAME, "`coefficients` are tracked; they cannot be differentiated: `detach` them"));
     }
-    let shape = [x.shape()[0], functions];
-    let run = || kernel::polynomial(x, coefficients, lower, upper, &shape);
+    polynomial_derivative(x, coefficients, [lower, upper], 0)
+}
+
+/// The derivative of a piecewise polynomial of this order, which is one of its own.
+fn polynomial_derivative(x: &Tensor, coefficients: &Tensor, bounds: [f64; 2], order: usize) -> Result<Tensor, Misuse> {
+    let shape = [x.shape()[0], coefficients.shape()[2]];
+    let run = || kernel::polynomial(x, coefficients, bounds, order, &shape);
     let table = coefficients.clone();
-    Tensor::compute(NAME, &shape, x.dtype(), &[x], run, move |step| {
+    Tensor::compute("spherical.piecewise-polynomial", &shape, x.dtype(), &[x], run, move |step| {
         step.gradients(&[&|g| {
-            let slope = piecewise_polynomial(&step.inputs[0], &slopes(&table, lower, upper)?, lower, upper)?;
+            let slope = polynomial_derivative(&step.inputs[0], &table, bounds, order + 1)?;
             reduce::sum(&elementwise::multiply(g, &slope)?, &[1], false)
         }])
     })
-}
-
-/// The coefficients of the derivative by `x`: term `d` is `(d + 1) c[d + 1] dt/dx`.
-fn slopes(table: &Tensor, lower: f64, upper: f64) -> Result<Tensor, Misuse> {
-    let &[intervals, terms, _] = table.shape() else { unreachable!("the rank was checked") };
-    if terms == 1 {
-        return elementwise::multiply_scalar(table, 0.0);
-    }
-    let rate = 2.0 * intervals as f64 / (upper - lower);
-    let factors: Vec<f64> = (1..terms).map(|power| power as f64 * rate).collect();
-    let factors = Tensor::from_float64(&table.device(), &[terms - 1, 1], &factors, table.dtype())?;
-    elementwise::multiply(&shape::slice(table, 1, 1, terms)?, &factors)
 }
