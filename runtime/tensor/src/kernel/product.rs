@@ -11,7 +11,9 @@ use super::{Real, vectorised};
 /// The rows of a tile.
 const HEIGHT: usize = 4;
 /// The columns of a tile. In single precision a tile takes 8 vector registers of 16, in double precision all of them.
-const WIDTH: usize = 16;
+const WIDE: usize = 16;
+/// The columns of a tile where no more than these are left.
+const NARROW: usize = 8;
 
 /// The part of the inner axis that is summed at a time: a packed block of the right operand then stays in the nearest cache.
 const DEPTH: usize = 256;
@@ -53,30 +55,29 @@ impl<'a, R: Real> Matrix<'a, R> {
 /// `out = left right`, row-major, on this thread.
 pub(crate) fn product<R: Real>(left: Matrix<'_, R>, right: Matrix<'_, R>, out: &mut [R]) {
     assert!(left.columns == right.rows && out.len() == left.rows * right.columns, "shapes were checked");
+    if right.rows == 0 {
+        out.fill(R::default());
+        return;
+    }
     vectorised(
         #[inline(always)]
         || {
-            let (mut panel, mut factors) = (Vec::new(), Vec::new());
-            if right.rows == 0 {
-                out.fill(R::default());
-            }
+            let depth = DEPTH.min(right.rows);
+            let (mut wide, mut narrow) = (Vec::with_capacity(depth), Vec::new());
+            let mut factors = Vec::new();
             for start in (0..right.rows).step_by(DEPTH) {
                 let inner = start..(start + DEPTH).min(right.rows);
                 if left.column_stride != 1 {
                     gather(left, inner.clone(), &mut factors);
                 }
-                for column in (0..right.columns).step_by(WIDTH) {
-                    let columns = column..(column + WIDTH).min(right.columns);
-                    pack(right, inner.clone(), columns.clone(), &mut panel);
-                    for row in (0..left.rows).step_by(HEIGHT) {
-                        let place = Place { row, columns: columns.clone(), stride: right.columns };
-                        // A tile of fixed height is what the compiler keeps in registers.
-                        match left.rows - row {
-                            1 => add_tile::<R, 1>(left, inner.clone(), &panel, &factors, place, out),
-                            2 => add_tile::<R, 2>(left, inner.clone(), &panel, &factors, place, out),
-                            3 => add_tile::<R, 3>(left, inner.clone(), &panel, &factors, place, out),
-                            _ => add_tile::<R, HEIGHT>(left, inner.clone(), &panel, &factors, place, out),
-                        }
+                let mut column = 0;
+                while column < right.columns {
+                    if right.columns - column > NARROW {
+                        add_panel::<R, WIDE>(left, right, inner.clone(), column, &factors, &mut wide, out);
+                        column += WIDE;
+                    } else {
+                        add_panel::<R, NARROW>(left, right, inner.clone(), column, &factors, &mut narrow, out);
+                        column += NARROW;
                     }
                 }
             }
@@ -84,38 +85,12 @@ pub(crate) fn product<R: Real>(left: Matrix<'_, R>, right: Matrix<'_, R>, out: &
     );
 }
 
-/// Copies a block of the right operand side by side, with zeros up to the width of a tile.
-#[inline(always)]
-fn pack<R: Real>(right: Matrix<'_, R>, inner: Range<usize>, columns: Range<usize>, panel: &mut Vec<[R; WIDTH]>) {
-    panel.clear();
-    if right.column_stride == 1 {
-        for k in inner {
-            let mut row = [R::default(); WIDTH];
-            let values = &right.values[k * right.row_stride..][columns.clone()];
-            match values.first_chunk::<WIDTH>() {
-                Some(values) => row = *values,
-                None => row[..values.len()].copy_from_slice(values),
-            }
-            panel.push(row);
-        }
-    } else {
-        panel.resize(inner.len(), [R::default(); WIDTH]);
-        for (offset, column) in columns.enumerate() {
-            let values = &right.values[column * right.column_stride..][inner.clone()];
-            for (row, value) in panel.iter_mut().zip(values) {
-                row[offset] = *value;
-            }
-        }
-    }
-}
-
 /// Brings the factors of each tile of a transposed left operand together: its columns lie as far apart as the rows of the whole are long.
 #[inline(always)]
 fn gather<R: Real>(left: Matrix<'_, R>, inner: Range<usize>, factors: &mut Vec<[R; HEIGHT]>) {
-    let tiles = left.rows.div_ceil(HEIGHT);
-    factors.clear();
-    factors.resize(tiles * inner.len(), [R::default(); HEIGHT]);
     let count = inner.len();
+    factors.clear();
+    factors.resize(left.rows.div_ceil(HEIGHT) * count, [R::default(); HEIGHT]);
     for (k, column) in inner.enumerate() {
         let column = &left.values[column * left.column_stride..][..left.rows];
         for (tile, values) in column.chunks(HEIGHT).enumerate() {
@@ -127,59 +102,108 @@ fn gather<R: Real>(left: Matrix<'_, R>, inner: Range<usize>, factors: &mut Vec<[
     }
 }
 
-/// Where a tile lies in the result.
-struct Place {
-    row: usize,
+/// Adds to the columns of the result from `column` on what a block of the inner axis gives.
+#[inline(always)]
+fn add_panel<R: Real, const WIDTH: usize>(
+    left: Matrix<'_, R>,
+    right: Matrix<'_, R>,
+    inner: Range<usize>,
+    column: usize,
+    factors: &[[R; HEIGHT]],
+    panel: &mut Vec<[R; WIDTH]>,
+    out: &mut [R],
+) {
+    let columns = column..(column + WIDTH).min(right.columns);
+    pack(right, inner.clone(), columns.clone(), panel);
+    for row in (0..left.rows).step_by(HEIGHT) {
+        let factors = factors.get(row / HEIGHT * inner.len()..).unwrap_or_default();
+        let tile = Tile { left, inner: inner.clone(), row, factors, columns: columns.clone(), stride: right.columns };
+        // A tile of fixed height is what the compiler keeps in registers.
+        match left.rows - row {
+            1 => tile.add::<1, WIDTH>(panel, out),
+            2 => tile.add::<2, WIDTH>(panel, out),
+            3 => tile.add::<3, WIDTH>(panel, out),
+            _ => tile.add::<HEIGHT, WIDTH>(panel, out),
+        }
+    }
+}
+
+/// Copies a block of the right operand side by side, with zeros up to the width of a tile.
+#[inline(always)]
+fn pack<R: Real, const WIDTH: usize>(
+    right: Matrix<'_, R>,
+    inner: Range<usize>,
     columns: Range<usize>,
+    panel: &mut Vec<[R; WIDTH]>,
+) {
+    panel.clear();
+    panel.resize(inner.len(), [R::default(); WIDTH]);
+    if right.column_stride == 1 {
+        for (row, k) in panel.iter_mut().zip(inner) {
+            let values = &right.values[k * right.row_stride..][columns.clone()];
+            match values.first_chunk() {
+                Some(values) => *row = *values,
+                None => row[..values.len()].copy_from_slice(values),
+            }
+        }
+    } else {
+        for (offset, column) in columns.enumerate() {
+            let values = &right.values[column * right.column_stride..][inner.clone()];
+            for (row, value) in panel.iter_mut().zip(values) {
+                row[offset] = *value;
+            }
+        }
+    }
+}
+
+/// A tile of the result, and what goes into it.
+struct Tile<'a, R> {
+    left: Matrix<'a, R>,
+    inner: Range<usize>,
+    row: usize,
+    /// The factors of a transposed left operand.
+    factors: &'a [[R; HEIGHT]],
+    columns: Range<usize>,
+    /// The columns of the whole result.
     stride: usize,
 }
 
-/// Adds the products of a block along the inner axis to a tile of the result.
-#[inline(always)]
-fn add_tile<R: Real, const ROWS: usize>(
-    left: Matrix<'_, R>,
-    inner: Range<usize>,
-    panel: &[[R; WIDTH]],
-    factors: &[[R; HEIGHT]],
-    place: Place,
-    out: &mut [R],
-) {
-    let Place { row, columns, stride } = place;
-    let is_first = inner.start == 0;
-    let totals: [[R; WIDTH]; ROWS] = if left.column_stride == 1 {
-        let rows: [&[R]; ROWS] = std::array::from_fn(|r| &left.values[(row + r) * left.row_stride..][inner.clone()]);
-        let rows = rows.map(|row| &row[..panel.len()]);
-        sums(
-            panel,
-            (0..panel.len()).map(
+impl<R: Real> Tile<'_, R> {
+    #[inline(always)]
+    fn add<const ROWS: usize, const WIDTH: usize>(self, panel: &[[R; WIDTH]], out: &mut [R]) {
+        let Self { left, inner, row, factors, columns, stride } = self;
+        let is_first = inner.start == 0;
+        let totals: [[R; WIDTH]; ROWS] = if left.column_stride == 1 {
+            let rows: [&[R]; ROWS] =
+                std::array::from_fn(|r| &left.values[(row + r) * left.row_stride..][inner.clone()]);
+            let rows = rows.map(|row| &row[..panel.len()]);
+            let factors = (0..panel.len()).map(
                 #[inline(always)]
                 |k| std::array::from_fn(|r| rows[r][k]),
-            ),
-        )
-    } else {
-        let factors = &factors[row / HEIGHT * inner.len()..][..inner.len()];
-        sums(
-            panel,
-            factors.iter().map(
+            );
+            sums(panel, factors)
+        } else {
+            let factors = factors.iter().map(
                 #[inline(always)]
                 |factors| std::array::from_fn(|r| factors[r]),
-            ),
-        )
-    };
-    for (r, totals) in totals.iter().enumerate() {
-        let values = &mut out[(row + r) * stride..][columns.clone()];
-        match values.first_chunk_mut::<WIDTH>() {
-            Some(values) if is_first => *values = *totals,
-            Some(values) => (0..WIDTH).for_each(|c| values[c] += totals[c]),
-            None if is_first => values.copy_from_slice(&totals[..values.len()]),
-            None => values.iter_mut().zip(totals).for_each(|(value, total)| *value += *total),
+            );
+            sums(panel, factors)
+        };
+        for (r, totals) in totals.iter().enumerate() {
+            let values = &mut out[(row + r) * stride..][columns.clone()];
+            match values.first_chunk_mut::<WIDTH>() {
+                Some(values) if is_first => *values = *totals,
+                Some(values) => (0..WIDTH).for_each(|c| values[c] += totals[c]),
+                None if is_first => values.copy_from_slice(&totals[..values.len()]),
+                None => values.iter_mut().zip(totals).for_each(|(value, total)| *value += *total),
+            }
         }
     }
 }
 
 /// Sums the products of rows of factors and of the panel. Nothing in the loop can panic: it would keep the totals out of registers.
 #[inline(always)]
-fn sums<R: Real, const ROWS: usize>(
+fn sums<R: Real, const ROWS: usize, const WIDTH: usize>(
     panel: &[[R; WIDTH]],
     factors: impl Iterator<Item = [R; ROWS]>,
 ) -> [[R; WIDTH]; ROWS] {
