@@ -14,6 +14,7 @@
 //! `center_embedding.weight` `[species, D]`. In metatrain's checkpoints the same are `layernorm`, `bpnn`, `heads` and `last_layers` with one
 //! `module_list.K` per species and transposed matrices. The order of the power spectrum is the same: by `l`, then `q`, then `q'`, with `n` before `a`.
 
+use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
 
 use kilnbox_sdk::data::Systems;
@@ -109,6 +110,8 @@ pub struct SoapBpnn {
     atomic_types: Vec<i32>,
     cutoff: f64,
     radial: RadialTable,
+    /// What [`atoms_of_rows`](SoapBpnn::atoms_of_rows) said last, and for how many atoms: batches of one size, which are most, share it.
+    atoms_of_rows: RefCell<(usize, Vec<Tensor>)>,
     /// Learned channels for species; none with `legacy`.
     embeddings: Option<Embeddings>,
     norm: Option<SpeciesLayerNorm>,
@@ -183,6 +186,7 @@ impl Network for SoapBpnn {
             atomic_types: info.atomic_types.clone(),
             cutoff: hypers.soap.cutoff.radius,
             radial,
+            atoms_of_rows: RefCell::default(),
             embeddings,
             norm: hypers.bpnn.layernorm.then(|| SpeciesLayerNorm::new(networks, size, dtype)),
             hidden: SpeciesMlp::new(networks, &widths, false, Activation::Silu, dtype),
@@ -357,25 +361,36 @@ impl SoapBpnn {
         let channels =
             self.channels(vectors.dtype()).select(0, &species.select(0, &order.places.select(0, &neighbors.second)));
         let channel_count = channels.size(1);
-        let channels = channels.reshape(&[pairs, 1, channel_count]);
+        let functions: usize = counts.iter().sum();
+        let right = radial.reshape(&[pairs, functions, 1]) * channels.reshape(&[pairs, 1, channel_count]);
+        let right = right.reshape(&[pairs, functions * channel_count]);
         let centers = order.places.select(0, &neighbors.first);
+        let atoms_of_rows = self.atoms_of_rows(atoms);
         let mut spectra = Vec::with_capacity(counts.len());
         let mut start = 0;
-        for (l, &count) in counts.iter().enumerate() {
-            let components = 2 * l + 1;
+        for (l, (&count, atoms_of_rows)) in counts.iter().zip(&*atoms_of_rows).enumerate() {
             let width = count * channel_count;
-            let radial = radial.slice(1, start..start + count).reshape(&[pairs, count, 1]);
-            let right = (radial * &channels).reshape(&[pairs, width]);
             let left = angular.slice(1, l * l..(l + 1) * (l + 1));
-            let density = Tensor::outer_sum(&left, &right, &centers, atoms).reshape(&[atoms * components, width]);
-            let atom_of_row = Tensor::from_vec_i64(
-                &[atoms * components],
-                (0..atoms as i64).flat_map(|atom| std::iter::repeat_n(atom, components)).collect(),
-            );
-            spectra.push(Tensor::outer_sum(&density, &density, &atom_of_row, atoms).reshape(&[atoms, width * width]));
-            start += count;
+            let density = Tensor::outer_sum(&left, &right.slice(1, start..start + width), &centers, atoms);
+            let density = density.reshape(&[atoms * (2 * l + 1), width]);
+            spectra.push(Tensor::outer_sum(&density, &density, atoms_of_rows, atoms).reshape(&[atoms, width * width]));
+            start += width;
         }
         Ok(Tensor::concatenate(&spectra.iter().collect::<Vec<_>>(), 1))
+    }
+
+    /// For each `l` the atom of each row of a density, which has `2 l + 1` rows for each atom.
+    fn atoms_of_rows(&self, atoms: usize) -> Ref<'_, [Tensor]> {
+        let mut kept = self.atoms_of_rows.borrow_mut();
+        if kept.0 != atoms {
+            let of = |l: usize| {
+                let rows = (0..atoms as i64).flat_map(|atom| std::iter::repeat_n(atom, 2 * l + 1));
+                Tensor::from_vec_i64(&[atoms * (2 * l + 1)], rows.collect())
+            };
+            *kept = (atoms, (0..self.radial.counts.len()).map(of).collect());
+        }
+        drop(kept);
+        Ref::map(self.atoms_of_rows.borrow(), |kept| kept.1.as_slice())
     }
 
     /// The channels of each species, `[species, channels]`.
