@@ -54,10 +54,13 @@ class Run:
     def __init__(self, command, options, overrides, environment):
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
-            for entry in options.parent.iterdir():
+            # Paths in options are relative to the folder that one works in: ours to the repository, others to their own.
+            root = REPOSITORY if options.is_relative_to(REPOSITORY) else options.parent
+            name = options.relative_to(root)
+            for entry in (root / name.parts[0],) if len(name.parts) > 1 else root.iterdir():
                 (folder / entry.name).symlink_to(entry.resolve())
             overrides = [part for override in overrides for part in ("-r", override)]
-            command = [*command, "train", options.name, *overrides]
+            command = [*command, "train", name, *overrides]
             started = time.time()
             process = subprocess.Popen(
                 command, cwd=folder, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT

@@ -4,7 +4,14 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use kilnbox_cli::architectures::SearchPath;
+use kilnbox_cli::errors::CliError;
+use kilnbox_cli::hypers::merge_hypers;
+use kilnbox_cli::options::TrainOptions;
+use kilnbox_cli::split::Sets;
+use kilnbox_data::{Dataset, DatasetInfo};
 use kilnbox_host::{Checkpoint, Level, Metric, Observer};
+use serde_json::Value;
 
 /// The repository.
 pub fn repository() -> PathBuf {
@@ -32,6 +39,50 @@ impl Observer for Nobody {
     fn epoch(&mut self, _: u32, _: f64, _: &[Metric]) {}
     fn save_checkpoint(&mut self, _: &str, _: Checkpoint) -> Result<(), String> {
         Ok(())
+    }
+}
+
+/// What a training begins with, for tests and benchmarks that drive sessions themselves.
+#[derive(Clone, Debug)]
+pub struct Training {
+    /// The component of the architecture.
+    pub component: Vec<u8>,
+    /// The merged hypers, with sections `model` and `training`.
+    pub hypers: Value,
+    /// The training sets.
+    pub training: Vec<Dataset>,
+    /// The validation sets.
+    pub validation: Vec<Dataset>,
+    /// What all sets together have.
+    pub info: DatasetInfo,
+}
+
+impl Training {
+    /// Reads options as the program does. Paths in them are relative to the repository, or to their folder if it is not in the repository; the process's
+    /// working directory moves there.
+    ///
+    /// # Errors
+    /// Those of the program.
+    pub fn read(options: &Path, overrides: &[String], seed: u64) -> Result<Self, CliError> {
+        let root = repository();
+        let folder = if options.starts_with(&root) { &root } else { options.parent().unwrap_or(&root) };
+        std::env::set_current_dir(folder)
+            .map_err(|error| kilnbox_cli::errors::file_error("work in", folder, &error))?;
+        let options = TrainOptions::read(&folder.join(options), overrides)?;
+        let architecture = SearchPath::from_environment().find(&options.architecture.name)?;
+        let hypers = merge_hypers(architecture.hypers_sources(), &options.architecture.node)?;
+        let sets = Sets::read(&options, seed)?;
+        let parts: Vec<&DatasetInfo> = sets.training.iter().chain(&sets.validation).map(Dataset::info).collect();
+        let info = DatasetInfo::merge(&parts)?;
+        let with_info =
+            |sets: &[Dataset]| sets.iter().map(|dataset| dataset.with_info(info.clone())).collect::<Vec<_>>();
+        Ok(Self {
+            component: architecture.component,
+            hypers,
+            training: with_info(&sets.training),
+            validation: with_info(&sets.validation),
+            info,
+        })
     }
 }
 

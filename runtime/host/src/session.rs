@@ -77,7 +77,8 @@ impl Session {
         let reporter = Reporter::new(observer, limits.log_lines);
         let mut store = Store::new(&component.engine, State::new(device, seed, reporter, limits.clone()));
         store.limiter(|state| state);
-        store.set_max_component_handles(limits.handles);
+        // Beside those that are handed out, the guest has handles of its own and lends each while it calls.
+        store.set_max_component_handles(limits.handles.saturating_mul(2).saturating_add(1024));
         set_deadline(&mut store, limits.seconds_per_call);
         let architecture = component
             .pre
@@ -331,7 +332,8 @@ fn explain(error: wasmtime::Error, store: &mut Store<State>, limits: &Limits, se
             HostError::Bug("a call into an architecture that has already failed".to_owned())
         }
         Some(trap) => HostError::Trapped { message: last_words.unwrap_or_else(|| trap.to_string()), backtrace },
-        None => HostError::Trapped { message: printable(&format!("{error:#}")), backtrace },
+        // Above its cause, the error only repeats the backtrace.
+        None => HostError::Trapped { message: printable(&error.root_cause().to_string()), backtrace },
     }
 }
 

@@ -8,25 +8,19 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use kilnbox_cli::architectures::{ArchitectureFiles, SearchPath};
-use kilnbox_cli::hypers::merge_hypers;
-use kilnbox_cli::options::TrainOptions;
-use kilnbox_cli::split::Sets;
-use kilnbox_data::{Dataset, DatasetInfo};
+use kilnbox_data::Dataset;
 use kilnbox_host::{
     Checkpoint, Component, Engine, EngineOptions, Level, Limits, Metric, Observer, Session, SessionOptions,
 };
 use kilnbox_sdk::architecture::{Model as _, Trainer as _, TrainingRun};
 use kilnbox_sdk::native;
 use kilnbox_tensor::{DType, Device};
-use kilnbox_tests::{reference, repository};
-use serde_json::Value;
+use kilnbox_tests::{Training, reference, repository};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 type NativeTrainer = soap_bpnn::trainer::Trainer;
 type NativeModel = <NativeTrainer as kilnbox_sdk::architecture::Trainer>::Model;
 
-const ARCHITECTURE: &str = "soap_bpnn";
 const EPOCHS: usize = 30;
 /// Pairs of runs: every other time the sandbox goes first, so that neither side has the quieter half of a busy machine.
 const PAIRS: usize = 10;
@@ -64,27 +58,10 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// What both sides train on.
-struct Work {
-    hypers: Value,
-    training: Vec<Dataset>,
-    validation: Vec<Dataset>,
-    info: DatasetInfo,
-}
+/// The two sides, on the same data.
+struct Work(Training);
 
 impl Work {
-    fn read(options: &TrainOptions, architecture: &ArchitectureFiles) -> Fallible<Self> {
-        let mut hypers = merge_hypers(architecture.hypers_sources(), &options.architecture.node)?;
-        hypers["training"]["num_epochs"] = EPOCHS.into();
-        hypers["training"]["log_interval"] = 1.into();
-        let sets = Sets::read(options, SEED)?;
-        let parts: Vec<&DatasetInfo> = sets.training.iter().chain(&sets.validation).map(Dataset::info).collect();
-        let info = DatasetInfo::merge(&parts)?;
-        let with_info =
-            |sets: &[Dataset]| sets.iter().map(|dataset| dataset.with_info(info.clone())).collect::<Vec<_>>();
-        Ok(Self { hypers, training: with_info(&sets.training), validation: with_info(&sets.validation), info })
-    }
-
     fn natively(&self) -> Fallible<Clock> {
         let clock = Clock::default();
         native::enter(Device::cpu(), SEED, Box::new(clock.clone()));
@@ -92,13 +69,13 @@ impl Work {
         let run = TrainingRun {
             dtype: DType::Float32.into(),
             devices: vec!["cpu".to_owned()],
-            train: datasets(&self.training),
-            validation: datasets(&self.validation),
+            train: datasets(&self.0.training),
+            validation: datasets(&self.0.validation),
             folder: native::checkpoint_folder(),
         };
         let info = run.train.first().ok_or("there is no training set")?.info();
-        let mut model = NativeModel::new(&self.hypers["model"].to_string(), info, DType::Float32.into())?;
-        let mut trainer = NativeTrainer::new(&self.hypers["training"].to_string())?;
+        let mut model = NativeModel::new(&self.0.hypers["model"].to_string(), info, DType::Float32.into())?;
+        let mut trainer = NativeTrainer::new(&self.0.hypers["training"].to_string())?;
         trainer.train(&mut model, run)?;
         Ok(clock)
     }
@@ -107,27 +84,20 @@ impl Work {
         let clock = Clock::default();
         let options = SessionOptions { device: Device::cpu(), seed: SEED, limits: Limits::default() };
         let mut session = Session::start(component, options, Box::new(clock.clone()))?;
-        let model = session.new_model(&self.hypers["model"].to_string(), &self.info, DType::Float32)?;
-        let trainer = session.new_trainer(&self.hypers["training"].to_string())?;
-        let (training, validation) = (self.training.clone(), self.validation.clone());
+        let model = session.new_model(&self.0.hypers["model"].to_string(), &self.0.info, DType::Float32)?;
+        let trainer = session.new_trainer(&self.0.hypers["training"].to_string())?;
+        let (training, validation) = (self.0.training.clone(), self.0.validation.clone());
         session.train(&trainer, &model, DType::Float32, &["cpu".to_owned()], training, validation)?;
         Ok(clock)
     }
 }
 
 fn bench(options: &Path) -> Fallible {
-    // Paths in options are relative to the folder that one works in.
-    let name = options.file_name().ok_or("the options have no name")?;
-    if options.parent().is_some_and(|folder| folder.ends_with("shared/data")) {
-        std::env::set_current_dir(options.parent().unwrap_or(options))?;
-    } else {
-        std::env::set_current_dir(repository())?;
-    }
-    let path = if Path::new(name).exists() { PathBuf::from(name) } else { options.to_owned() };
-    let options = TrainOptions::read(&path, &[])?;
-    let architecture = SearchPath::from_environment().find(ARCHITECTURE)?;
-    let component = Engine::new(&EngineOptions::default())?.load(&architecture.component)?;
-    let work = Work::read(&options, &architecture)?;
+    let epochs = format!("architecture.training.num_epochs={EPOCHS}");
+    let overrides = [epochs, "architecture.training.log_interval=1".to_owned()];
+    let training = Training::read(options, &overrides, SEED)?;
+    let component = Engine::new(&EngineOptions::default())?.load(&training.component)?;
+    let work = Work(training);
     let (mut natively, mut sandboxed) = (Vec::new(), Vec::new());
     let mut numbers: Option<Vec<Vec<f64>>> = None;
     for pair in 0..PAIRS {
