@@ -1,11 +1,12 @@
 //! What the user sees while a run goes on: `train.log`, `train.csv`, and the terminal.
 
+use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 use jiff::Zoned;
 use kilnbox_host::{Level, Metric};
 
@@ -90,9 +91,9 @@ impl Log {
         let bar = sinks.bar.get_or_insert_with(|| {
             let target =
                 if io::stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
-            let style = ProgressStyle::with_template("epoch {msg} {wide_bar} {percent:>3} % {per_sec}, {eta} left");
-            ProgressBar::with_draw_target(None, target)
-                .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+            let style = ProgressStyle::with_template("epoch {msg} {wide_bar} {percent:>3} % {rate}, {eta} left")
+                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            ProgressBar::with_draw_target(None, target).with_style(style.with_key("rate", write_rate))
         });
         bar.set_length(u64::from(epochs) * u64::from(total));
         bar.set_message(format!("{}/{epochs}", epoch + 1));
@@ -235,6 +236,13 @@ fn row<'a>(cells: impl Iterator<Item = &'a str>) -> String {
         if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
     };
     cells.map(quote).collect::<Vec<_>>().join(",")
+}
+
+/// The rate of a progress bar, with as many digits as one can read while it runs.
+fn write_rate(state: &ProgressState, text: &mut dyn fmt::Write) {
+    let rate = state.per_sec();
+    // Nobody reads an incomplete line of a progress bar.
+    let _ = if rate < 10.0 { write!(text, "{rate:.1} steps/s") } else { write!(text, "{rate:.0} steps/s") };
 }
 
 #[cfg(test)]
