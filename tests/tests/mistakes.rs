@@ -142,6 +142,12 @@ const MISTAKES: &[Mistake] = &[
         words: &["radius", "-1"],
     },
     Mistake {
+        name: "a cut-off that no table can follow",
+        options: |text| replaced(&text, "  training:", "  model: {soap: {cutoff: {radius: 1.0e+9}}}\n  training:"),
+        data: same,
+        words: &["`model.soap.cutoff.width` is 0.5", "at least 1000000"],
+    },
+    Mistake {
         name: "a target that the architecture cannot learn",
         options: |text| {
             replaced(
@@ -208,6 +214,7 @@ fn mistakes_on_the_command_line_are_told_as_well() -> Fallible {
         (&["train"], &["OPTIONS"]),
         (&["trian", "options.yaml"], &["train"]),
         (&["eval", "not-a-model.kiln", "eval.yaml"], &["not-a-model.kiln"]),
+        (&["eval", "data.xyz", "eval.yaml"], &["data.xyz", "tar archive", "*.kiln"]),
         (&["eval", "absent.kiln", "eval.yaml"], &["absent.kiln"]),
         (&["eval", "not-a-model.kiln", "eval.yaml", "-b", "0"], &["batch size"]),
         (&["export", "empty.ckpt"], &["empty.ckpt"]),

@@ -147,18 +147,19 @@ fn kill_after(place: &Workplace, arguments: &[&str], line: &str) -> Fallible {
 
 #[test]
 fn a_killed_run_continues_to_the_same_bits() -> Fallible {
+    // Enough epochs that a busy machine kills it before the last one.
+    let epochs = "architecture.training.num_epochs=60";
     let through = ethanol()?;
-    assert_success(&through.run(&["train", "options.yaml"])?);
+    assert_success(&through.run(&["train", "options.yaml", "-r", epochs])?);
 
     let killed = ethanol()?;
-    // More epochs than wanted keep it busy until the kill; the restart has the number of epochs that the other run had.
-    kill_after(&killed, &["train", "options.yaml"], "Epoch:    2 |")?;
+    kill_after(&killed, &["train", "options.yaml", "-r", epochs], "Epoch:    2 |")?;
     assert!(!killed.path("model.ckpt").exists(), "a killed run leaves no model");
     for entry in killed.entries()?.iter().filter(|entry| entry.ends_with(".ckpt")) {
         let copy = killed.path(entry);
         assert!(fs::metadata(&copy)?.len() > 1000, "{entry} is half-written");
     }
-    let outcome = killed.run(&["train", "options.yaml", "--restart", "auto"])?;
+    let outcome = killed.run(&["train", "options.yaml", "-r", epochs, "--restart", "auto"])?;
     assert_success(&outcome);
     assert!(outcome.output.contains("Continuing the run of `outputs/"), "{}", outcome.output);
     assert!(!outcome.output.contains("Epoch:    1 |"), "it began anew:\n{}", outcome.output);
@@ -166,7 +167,7 @@ fn a_killed_run_continues_to_the_same_bits() -> Fallible {
 
     // With nothing to continue, it starts, and says so.
     let fresh = ethanol()?;
-    let outcome = fresh.run(&["train", "options.yaml", "--restart", "auto"])?;
+    let outcome = fresh.run(&["train", "options.yaml", "-r", epochs, "--restart", "auto"])?;
     assert_success(&outcome);
     assert!(outcome.output.contains("no checkpoint") || outcome.errors.contains("no checkpoint"), "{outcome:?}");
     assert_eq!(fs::read(through.path("model.ckpt"))?, fs::read(fresh.path("model.ckpt"))?);

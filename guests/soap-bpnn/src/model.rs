@@ -29,6 +29,8 @@ use crate::radial::RadialBasis;
 
 /// The number of learned channels that stand for a neighbour's species without `legacy`.
 const LEARNED_CHANNELS: usize = 4;
+/// How many times the width of the cut-off fits into its radius at most: the radial table has as many intervals, and more.
+const MOST_WIDTHS: f64 = 1000.0;
 /// The largest power spectrum, in entries for each atom: beyond it, memory would run out in the first step.
 const LARGEST_POWER_SPECTRUM: usize = 10_000_000;
 
@@ -88,6 +90,8 @@ impl Hypers {
             format!("`model.soap.cutoff.radius` is {radius}, expected a positive number")
         } else if !(0.0..=radius).contains(&width) {
             format!("`model.soap.cutoff.width` is {width}, expected 0 to the radius, {radius}")
+        } else if width > 0.0 && radius / width > MOST_WIDTHS {
+            format!("`model.soap.cutoff.width` is {width}, expected 0 or at least {}", radius / MOST_WIDTHS)
         } else if self.soap.max_angular > 16 {
             format!("`model.soap.max_angular` is {}, expected at most 16", self.soap.max_angular)
         } else if self.soap.max_radial > 100 {

@@ -15,8 +15,8 @@ const DEGREE: usize = 9;
 const TOLERANCE: f64 = 1e-12;
 /// Intervals between the start of the cut-off and its end, to begin with; doubled until the table is fine enough.
 const FIRST_INTERVALS: usize = 2;
-/// The most intervals between the start of the cut-off and its end.
-const MOST_INTERVALS: usize = 256;
+/// No table is made finer that has so many intervals.
+const ENOUGH_INTERVALS: usize = 4096;
 
 /// `f_c(r) R_nl(r) / r^l` for all `l` and `n`, tabulated.
 #[derive(Clone, Debug, PartialEq)]
@@ -46,7 +46,7 @@ impl RadialBasis {
         let mut in_width = FIRST_INTERVALS;
         loop {
             let (table, error) = tabulate(&functions, cutoff, width, in_width);
-            if error <= TOLERANCE || in_width >= MOST_INTERVALS {
+            if error <= TOLERANCE || table.intervals >= ENOUGH_INTERVALS {
                 return RadialBasis { counts: zeros.iter().map(Vec::len).collect(), ..table };
             }
             in_width *= 2;

@@ -91,6 +91,9 @@ impl BundleError {
         };
         match source {
             FormatError::IsACheckpoint => Some(format!("export it first: `kilnbox export {}`", path.display())),
+            FormatError::NotALayout(_) => {
+                Some("give the file that `kilnbox train` or `kilnbox export` wrote (`*.kiln`)".to_owned())
+            }
             FormatError::IsAModel => {
                 Some("give a checkpoint (`*.ckpt`): an exported model cannot be trained further".to_owned())
             }

@@ -157,6 +157,10 @@ impl ModelFile {
         if CheckpointFile::is_likely(bytes) {
             return Err(FormatError::IsACheckpoint);
         }
+        // Told here, because a tar's reader would quote the content.
+        if bytes.get(257..262).is_some_and(|magic| magic != b"ustar") {
+            return Err(FormatError::NotALayout("it does not begin as a tar archive does".to_owned()));
+        }
         Layout::read(bytes)?.into_model()
     }
 
