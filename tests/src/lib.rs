@@ -64,11 +64,13 @@ impl Training {
     /// # Errors
     /// Those of the program.
     pub fn read(options: &Path, overrides: &[String], seed: u64) -> Result<Self, CliError> {
-        let root = repository();
+        let absolute =
+            |path: &Path| path.canonicalize().map_err(|error| kilnbox_cli::errors::file_error("find", path, &error));
+        let (root, options) = (absolute(&repository())?, absolute(options)?);
         let folder = if options.starts_with(&root) { &root } else { options.parent().unwrap_or(&root) };
         std::env::set_current_dir(folder)
             .map_err(|error| kilnbox_cli::errors::file_error("work in", folder, &error))?;
-        let options = TrainOptions::read(&folder.join(options), overrides)?;
+        let options = TrainOptions::read(&options, overrides)?;
         let architecture = SearchPath::from_environment().find(&options.architecture.name)?;
         let hypers = merge_hypers(architecture.hypers_sources(), &options.architecture.node)?;
         let sets = Sets::read(&options, seed)?;

@@ -124,6 +124,7 @@ impl Case {
                 .and_then(|segments| segment::contract_right(&inputs[0], &inputs[1], &segments)),
             "spherical.solid-harmonics" => spherical::solid_harmonics(&inputs[0], self.integer("degree")),
             "spherical.piecewise-polynomial" => self.argument("coefficients").and_then(|table| {
+                let table = op::cast(&table, inputs[0].dtype())?;
                 spherical::piecewise_polynomial(&inputs[0], &table, self.number("lower"), self.number("upper"))
             }),
             "tensor.cast" => op::cast(&inputs[0], DType::Float64),
@@ -232,6 +233,80 @@ fn values_equal_those_of_pytorch() -> Fallible {
     for case in cases()? {
         let output = run(&case, &case.tensors("inputs")?)?;
         assert_close(&case, "output", &output, &tensor(&case.0["output"])?, ROUNDING)?;
+    }
+    Ok(())
+}
+
+/// Float32 runs other instantiations of the same kernels.
+#[test]
+fn single_precision_gives_the_same_within_its_digits() -> Fallible {
+    let single = |tensor: &Tensor| op::cast(tensor, DType::Float32);
+    for case in differentiable()?.filter(|case| case.name() != "tensor.cast") {
+        let inputs = case.tensors("inputs")?.iter().map(single).collect::<Result<Vec<_>, _>>()?;
+        let inputs = tracked(&inputs)?;
+        let output = run(&case, &inputs)?;
+        assert_eq!(output.dtype(), DType::Float32, "{}", case.name());
+        // Six digits, less one for sums and for the condition of the system of equations.
+        let tolerance = 2e-5;
+        assert_close(&case, "output", &op::cast(&output, DType::Float64)?, &tensor(&case.0["output"])?, tolerance)?;
+        let cotangent = single(&tensor(&case.0["cotangent"])?)?;
+        let found = autodiff::grad(&[&output], &inputs.iter().collect::<Vec<_>>(), &[&cotangent], true)?;
+        let directions = case.tensors("directions")?.iter().map(single).collect::<Result<Vec<_>, _>>()?;
+        let second = autodiff::grad(
+            &found.iter().collect::<Vec<_>>(),
+            &inputs.iter().collect::<Vec<_>>(),
+            &directions.iter().collect::<Vec<_>>(),
+            false,
+        )?;
+        for (what, found, expected, tolerance) in [
+            ("gradient", found, case.tensors("gradients")?, tolerance),
+            ("second derivative", second, case.tensors("second")?, 10.0 * tolerance),
+        ] {
+            for (found, expected) in found.iter().zip(&expected) {
+                assert_close(&case, what, &op::cast(found, DType::Float64)?, expected, tolerance)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn integers_are_added_compared_and_chosen() -> Fallible {
+    let cpu = Device::cpu();
+    let row = Tensor::from_int64(&cpu, &[3], &[1, -2, 3])?;
+    let column = Tensor::from_int64(&cpu, &[2, 1], &[10, i64::MAX])?;
+    assert_eq!(elementwise::add(&row, &column)?.read_int64()?, [11, 8, 13, i64::MIN, i64::MAX - 2, i64::MIN + 2]);
+    assert_eq!(elementwise::multiply(&row, &row)?.read_int64()?, [1, 4, 9]);
+    assert_eq!(elementwise::subtract(&row, &row)?.read_int64()?, [0, 0, 0]);
+    assert_eq!(elementwise::negative(&row)?.read_int64()?, [-1, 2, -3]);
+    assert_eq!(elementwise::add_scalar(&row, -1.9)?.read_int64()?, [0, -3, 2]);
+    assert_eq!(elementwise::multiply_scalar(&row, 2.9)?.read_int64()?, [2, -4, 6]);
+    assert_eq!(elementwise::less(&row, &column)?.read_boolean()?, [true; 6]);
+    assert_eq!(reduce::sum(&row, &[], false)?.read_int64()?, [2]);
+    let taken = elementwise::where_(&elementwise::less(&row, &Tensor::arange(&cpu, 3)?)?, &row, &column)?;
+    assert_eq!(taken.read_int64()?, [10, -2, 10, i64::MAX, -2, i64::MAX]);
+    assert_eq!(index::select(&row, 0, &Tensor::from_int64(&cpu, &[2], &[2, 0])?)?.read_int64()?, [3, 1]);
+    let single = op::cast(&row, DType::Int32)?;
+    assert_eq!((single.dtype(), single.read_int64()?), (DType::Int32, vec![1, -2, 3]));
+    assert_eq!(elementwise::add(&single, &single)?.read_int64()?, [2, -4, 6]);
+    Ok(())
+}
+
+#[test]
+fn conversions_truncate_and_saturate() -> Fallible {
+    let cpu = Device::cpu();
+    let numbers = [1.9, -1.9, 0.0, f64::NAN, f64::INFINITY, -1e300];
+    let floats = Tensor::from_float64(&cpu, &[6], &numbers, DType::Float64)?;
+    assert_eq!(op::cast(&floats, DType::Int64)?.read_int64()?, [1, -1, 0, 0, i64::MAX, i64::MIN]);
+    let small = op::cast(&floats, DType::Int32)?.read_int64()?;
+    assert_eq!(small, [1, -1, 0, 0, i64::from(i32::MAX), i64::from(i32::MIN)]);
+    assert_eq!(op::cast(&floats, DType::Boolean)?.read_boolean()?, [true, true, false, true, true, true]);
+    let flags = Tensor::from_boolean(&cpu, &[2], &[true, false])?;
+    for dtype in [DType::Float32, DType::Float64] {
+        assert_eq!(op::cast(&flags, dtype)?.read_float64()?, [1.0, 0.0]);
+    }
+    for dtype in [DType::Int32, DType::Int64] {
+        assert_eq!(op::cast(&flags, dtype)?.read_int64()?, [1, 0]);
     }
     Ok(())
 }
