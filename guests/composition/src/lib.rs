@@ -1,7 +1,7 @@
 //! Energies from composition alone: the smallest complete architecture, and the one to read first.
 //!
-//! An architecture is three things: what it says of itself ([`about`]), a [`Model`](model::Model) that predicts, and a
-//! [`Trainer`](trainer::Trainer) that makes the model better. The last line of this file makes a component of them.
+//! An architecture is three things: what it says of itself ([`about`]), a `model::Model` that predicts, and a
+//! `trainer::Trainer` that makes the model better. The last line of this file makes a component of them.
 //!
 //! Architectures that learn by gradients are shorter still: they write a network, and the SDK's `GradientTrainer` does the rest, as in
 //! `guests/soap-bpnn`.

@@ -26,7 +26,7 @@ pub trait Network: Module + Sized + 'static {
     /// A network with fresh weights, drawn from [`random`](crate::random), for the types and targets of `info`.
     ///
     /// # Errors
-    /// When it cannot learn a target ([`Error::UnsupportedTarget`](crate::Error::UnsupportedTarget)) or the hypers contradict each other.
+    /// When it cannot learn a target ([`Error::UnsupportedTarget`]) or the hypers contradict each other.
     fn new(hypers: &Self::Hypers, info: &DatasetInfo, dtype: DType) -> Result<Self>;
 
     /// Gives the network what it needs for further targets, with fresh weights: a run that starts from a checkpoint has new ones.

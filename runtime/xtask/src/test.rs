@@ -45,6 +45,9 @@ pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
         let mut clippy = command::cargo(root);
         clippy.args(["clippy", "--quiet", "--release", "--workspace", "--all-targets", "--", "--deny", "warnings"]);
         step("lints", &mut clippy);
+        let mut documentation = command::cargo(root);
+        documentation.args(["doc", "--quiet", "--release", "--workspace", "--no-deps"]);
+        step("documentation", documentation.env("RUSTDOCFLAGS", "--deny warnings"));
     }
     if failures.is_empty() {
         eprintln!("all passed");
