@@ -158,7 +158,9 @@ fn shared_engine() -> Result<wasmtime::Engine, HostError> {
 fn configuration() -> Config {
     let mut config = Config::new();
     config
-        .cranelift_opt_level(OptLevel::Speed)
+        // Guests come from optimising compilers, and what takes time runs in the host: optimising once more makes an epoch no faster, and
+        // the first start a quarter slower.
+        .cranelift_opt_level(OptLevel::None)
         .epoch_interruption(true)
         .max_wasm_stack(Limits::default().stack_bytes)
         .wasm_component_model(true)
