@@ -42,6 +42,16 @@ impl Observer for Nobody {
     }
 }
 
+/// The first structures of the ethanol fixture, as extended XYZ.
+///
+/// # Errors
+/// The fixture cannot be read.
+pub fn ethanol_structures(count: usize) -> io::Result<String> {
+    let text = std::fs::read_to_string(repository().join("fixtures/ethanol/ethanol.xyz"))?;
+    // Nine atoms and two lines above them.
+    Ok(text.split_inclusive('\n').take(count * 11).collect())
+}
+
 /// What a training begins with, for tests and benchmarks that drive sessions themselves.
 #[derive(Clone, Debug)]
 pub struct Training {

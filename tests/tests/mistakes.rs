@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use kilnbox_tests::{Workplace, repository};
+use kilnbox_tests::{Workplace, ethanol_structures};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -18,12 +18,6 @@ training_set:
 validation_set: 0.25
 test_set: 0
 ";
-
-/// The first structures of the ethanol fixture.
-fn structures(count: usize) -> Fallible<String> {
-    let text = std::fs::read_to_string(repository().join("fixtures/ethanol/ethanol.xyz"))?;
-    Ok(text.split_inclusive('\n').take(count * 11).collect())
-}
 
 /// One mistake: what to change in the options and in the data, and the words that the error must have.
 struct Mistake {
@@ -167,7 +161,7 @@ fn each_mistake_gets_a_sentence_and_leaves_nothing() -> Fallible {
     for mistake in MISTAKES {
         let place = Workplace::new()?;
         place.write("options.yaml", &(mistake.options)(OPTIONS.to_owned()))?;
-        place.write("data.xyz", &(mistake.data)(structures(8)?))?;
+        place.write("data.xyz", &(mistake.data)(ethanol_structures(8)?))?;
         let before = place.entries()?;
         let outcome = place.run(&["train", "options.yaml"])?;
         let name = mistake.name;
@@ -197,7 +191,7 @@ fn each_mistake_gets_a_sentence_and_leaves_nothing() -> Fallible {
 fn mistakes_on_the_command_line_are_told_as_well() -> Fallible {
     let place = Workplace::new()?;
     place.write("options.yaml", OPTIONS)?;
-    place.write("data.xyz", &structures(8)?)?;
+    place.write("data.xyz", &ethanol_structures(8)?)?;
     place.write("not-a-model.kiln", "hello")?;
     place.write("empty.ckpt", "")?;
     place.write("eval.yaml", "systems: data.xyz\n")?;
@@ -236,10 +230,10 @@ fn mistakes_on_the_command_line_are_told_as_well() -> Fallible {
 fn an_element_that_the_model_does_not_know_is_named() -> Fallible {
     let place = Workplace::new()?;
     place.write("options.yaml", OPTIONS)?;
-    place.write("data.xyz", &structures(8)?)?;
+    place.write("data.xyz", &ethanol_structures(8)?)?;
     let trained = place.run(&["train", "options.yaml"])?;
     assert_eq!(trained.code, Some(0), "{}", trained.errors);
-    place.write("other.xyz", &replaced(&structures(2)?, "O  ", "S  "))?;
+    place.write("other.xyz", &replaced(&ethanol_structures(2)?, "O  ", "S  "))?;
     place.write("eval.yaml", "systems: {read_from: other.xyz, length_unit: angstrom}\n")?;
     let outcome = place.run(&["eval", "model.kiln", "eval.yaml"])?;
     assert_eq!(outcome.code, Some(1), "{}", outcome.errors);
@@ -262,7 +256,7 @@ fn an_element_that_the_model_does_not_know_is_named() -> Fallible {
 fn a_checkpoint_of_another_model_is_not_continued() -> Fallible {
     let place = Workplace::new()?;
     place.write("options.yaml", OPTIONS)?;
-    place.write("data.xyz", &structures(8)?)?;
+    place.write("data.xyz", &ethanol_structures(8)?)?;
     assert_eq!(place.run(&["train", "options.yaml"])?.code, Some(0));
     for (options, words) in [
         (replaced(OPTIONS, "  training:", "  model: {soap: {max_radial: 3}}\n  training:"), "max_radial"),

@@ -1,13 +1,12 @@
 //! The whole life of a model through the real program: trained, interrupted, continued, fine-tuned, exported and evaluated.
 
 use std::error::Error;
-use std::fmt::Write as _;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use kilnbox_tests::{Outcome, Workplace, repository};
+use kilnbox_tests::{Outcome, Workplace, ethanol_structures, repository};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -43,14 +42,8 @@ test_set: 0.2
 fn ethanol() -> Fallible<Workplace> {
     let place = Workplace::new()?;
     place.write("options.yaml", OPTIONS)?;
-    place.write("ethanol.xyz", &first_structures(40)?)?;
+    place.write("ethanol.xyz", &ethanol_structures(40)?)?;
     Ok(place)
-}
-
-fn first_structures(count: usize) -> Fallible<String> {
-    let text = fs::read_to_string(repository().join("fixtures/ethanol/ethanol.xyz"))?;
-    // Nine atoms and two lines above them.
-    Ok(text.split_inclusive('\n').take(count * 11).collect())
 }
 
 #[track_caller]
@@ -237,7 +230,7 @@ fn an_exported_model_gives_the_errors_of_the_training() -> Fallible {
 fn a_model_is_fine_tuned_to_a_new_target() -> Fallible {
     let place = ethanol()?;
     assert_success(&place.run(&["train", "options.yaml", "-o", "base.kiln"])?);
-    let options = OPTIONS.replace("    energy:\n", "    mtt::other:\n      quantity: energy\n") + "";
+    let options = OPTIONS.replace("    energy:\n", "    mtt::other:\n      quantity: energy\n");
     let options = options.replace("  training:\n", "  training:\n    finetune: {read_from: base.ckpt}\n");
     place.write("finetune.yaml", &options)?;
     let outcome = place.run(&["train", "finetune.yaml", "-o", "tuned.kiln"])?;
@@ -295,10 +288,6 @@ fn stress_of_crystals_is_learned() -> Fallible {
 #[test]
 fn the_smallest_architecture_trains_as_well() -> Fallible {
     let place = ethanol()?;
-    place.write(
-        "options.yaml",
-        &OPTIONS.split("architecture:").next().map(|head| head.to_owned()).unwrap_or_default(),
-    )?;
     let rest = OPTIONS.split_once("training_set:").ok_or("no training set")?.1;
     let rest = rest.replace("      forces:\n        key: forces\n", "      forces: false\n");
     place.write("options.yaml", &format!("seed: 7\narchitecture: {{name: composition}}\ntraining_set:{rest}"))?;
@@ -323,8 +312,7 @@ fn runs_side_by_side_keep_apart() -> Fallible {
     let place = ethanol()?;
     let mut children = Vec::new();
     for k in 0..3 {
-        let mut output = String::new();
-        write!(output, "m{k}.kiln")?;
+        let output = format!("m{k}.kiln");
         let arguments = ["train", "options.yaml", "-o", &output, "-r", "architecture.training.num_epochs=1"];
         children.push(place.command(&arguments).stdout(Stdio::null()).spawn()?);
     }
