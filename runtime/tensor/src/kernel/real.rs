@@ -1,6 +1,6 @@
 //! The floating-point types, and code for the vector units at hand.
 
-use std::ops::{Add, AddAssign, Div, Mul, Neg, Sub};
+use std::ops::{Add, AddAssign, Mul, Sub};
 
 use burn_backend::Element;
 
@@ -14,8 +14,6 @@ pub(crate) trait Real:
     + Add<Output = Self>
     + Sub<Output = Self>
     + Mul<Output = Self>
-    + Div<Output = Self>
-    + Neg<Output = Self>
     + AddAssign
 {
     fn from_f64(value: f64) -> Self;

@@ -18,26 +18,34 @@ const PARALLEL: usize = 1 << 18;
 /// The rows of the result in a strip of a segment. Each strip of a transposed block packs that block anew, so strips are not small.
 const STRIP: usize = 32;
 
-/// The rows of each segment, in order.
+/// The rows of each segment.
 struct Groups {
-    order: Vec<usize>,
+    /// The rows segment by segment; none if they are in that order already.
+    order: Option<Vec<usize>>,
+    /// Where each segment begins in that order, and where the last one ends.
     starts: Vec<usize>,
-    sorted: bool,
 }
 
 impl Groups {
     fn new(segments: &[i64], count: usize) -> Self {
-        let sorted = segments.is_sorted();
         let mut starts = vec![0; count + 1];
         segments.iter().for_each(|&segment| starts[segment as usize + 1] += 1);
         (0..count).for_each(|segment| starts[segment + 1] += starts[segment]);
-        let mut next = starts.clone();
-        let mut order = vec![0; segments.len()];
-        for (row, &segment) in segments.iter().enumerate() {
-            order[next[segment as usize]] = row;
-            next[segment as usize] += 1;
-        }
-        Self { order, starts, sorted }
+        let order = (!segments.is_sorted()).then(|| {
+            let mut next = starts.clone();
+            let mut order = vec![0; segments.len()];
+            for (row, &segment) in segments.iter().enumerate() {
+                order[next[segment as usize]] = row;
+                next[segment as usize] += 1;
+            }
+            order
+        });
+        Self { order, starts }
+    }
+
+    /// The rows of all segments.
+    fn count(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
     }
 
     fn rows(&self, segment: usize) -> Range<usize> {
@@ -46,11 +54,9 @@ impl Groups {
 
     /// `values`' rows of `width` elements, grouped; the values themselves if they are in order already.
     fn grouped<'a, R: Real>(&self, values: &'a [R], width: usize) -> std::borrow::Cow<'a, [R]> {
-        if self.sorted {
-            return values.into();
-        }
+        let Some(order) = &self.order else { return values.into() };
         let mut grouped = Vec::with_capacity(values.len());
-        self.order.iter().for_each(|&row| grouped.extend_from_slice(&values[row * width..(row + 1) * width]));
+        order.iter().for_each(|&row| grouped.extend_from_slice(&values[row * width..(row + 1) * width]));
         grouped.into()
     }
 }
@@ -94,7 +100,7 @@ pub(crate) fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, shape:
         let right = groups.grouped::<R>(right_host.values(), n);
         let mut blocks = vec![R::default(); count * m * n];
         if m * n > 0 {
-            let work = groups.order.len() * m * n;
+            let work = groups.count() * m * n;
             for_each_strip(strips(&mut blocks, count, n, |_| m), work, |strip| {
                 let rows = groups.rows(strip.segment);
                 let left = Matrix::new(&left[rows.start * m..rows.end * m], rows.len(), m);
@@ -123,7 +129,7 @@ pub(crate) fn contract(
         let blocks = blocks_host.values::<R>();
         let mut results = vec![R::default(); shape.iter().product()];
         if width_in * width_out > 0 {
-            let work = groups.order.len() * m * n;
+            let work = groups.count() * m * n;
             let strips = strips(&mut results, count, width_out, |segment| groups.rows(segment).len());
             for_each_strip(strips, work, |strip| {
                 let first = groups.rows(strip.segment).start + strip.start;
@@ -134,9 +140,9 @@ pub(crate) fn contract(
                 product(Matrix::new(values, rows, width_in), block, strip.out);
             });
         }
-        if !groups.sorted {
+        if let Some(order) = &groups.order {
             let mut scattered = vec![R::default(); results.len()];
-            for (&row, values) in groups.order.iter().zip(results.chunks_exact(width_out.max(1))) {
+            for (&row, values) in order.iter().zip(results.chunks_exact(width_out.max(1))) {
                 scattered[row * width_out..(row + 1) * width_out].copy_from_slice(values);
             }
             results = scattered;
