@@ -6,7 +6,7 @@
 //! Architectures that learn by gradients are shorter still: they write a network, and the SDK's `GradientTrainer` does the rest, as in
 //! `guests/soap-bpnn`.
 
-use kilnbox_sdk::info::{About, DType, References};
+use kilnbox_sdk::info::{About, DType, Equivariance, References};
 
 #[cfg(any(target_arch = "wasm32", feature = "native"))]
 pub mod model;
@@ -21,6 +21,7 @@ pub fn about() -> About {
         references: References::default(),
         supported_devices: ["cpu", "cuda", "vulkan", "metal"].map(str::to_owned).to_vec(),
         supported_dtypes: vec![DType::Float64, DType::Float32],
+        equivariance: Equivariance::RotationsAndReflections,
     }
 }
 

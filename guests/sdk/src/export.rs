@@ -13,7 +13,7 @@ use crate::{
         report, tensor, trainer,
     },
     data::{Dataset, Systems},
-    info::{About, Labels, ModelOutput},
+    info::{About, Equivariance, Labels, ModelOutput},
 };
 
 /// What the macro implements for the crate.
@@ -55,6 +55,11 @@ impl<A: Architecture> about::Guest for Component<A> {
             },
             supported_devices: about.supported_devices,
             supported_dtypes: about.supported_dtypes.into_iter().map(Into::into).collect(),
+            equivariance: match about.equivariance {
+                Equivariance::Translations => about::Equivariance::Translations,
+                Equivariance::Rotations => about::Equivariance::Rotations,
+                Equivariance::RotationsAndReflections => about::Equivariance::RotationsAndReflections,
+            },
             model_checkpoint_version: <<A::Trainer as Trainer>::Model as Model>::CHECKPOINT_VERSION,
             trainer_checkpoint_version: <A::Trainer as Trainer>::CHECKPOINT_VERSION,
         }

@@ -269,6 +269,18 @@ pub struct References {
     pub implementation: Vec<String>,
 }
 
+/// The transformations of space under which predictions turn with the system exactly, by construction and not because it was learned: an energy stays
+/// the same, forces turn. Each includes those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Equivariance {
+    /// Translations only, as for a network that sees Cartesian components.
+    Translations,
+    /// Rotations as well.
+    Rotations,
+    /// Rotations and reflections as well, as for a network that sees distances and angles.
+    RotationsAndReflections,
+}
+
 /// What an architecture says of itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct About {
@@ -282,6 +294,8 @@ pub struct About {
     pub supported_devices: Vec<String>,
     /// Floating-point dtypes it runs in, best first.
     pub supported_dtypes: Vec<DType>,
+    /// What its models do when a system is turned, whatever their weights.
+    pub equivariance: Equivariance,
 }
 
 impl About {

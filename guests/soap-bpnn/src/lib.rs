@@ -10,7 +10,7 @@ pub mod trainer;
 
 #[cfg(any(target_arch = "wasm32", feature = "native"))]
 mod about {
-    use kilnbox_sdk::info::{About, DType, References};
+    use kilnbox_sdk::info::{About, DType, Equivariance, References};
 
     /// What the architecture says of itself.
     pub fn about() -> About {
@@ -27,6 +27,7 @@ mod about {
             },
             supported_devices: ["cuda", "vulkan", "metal", "cpu"].map(str::to_owned).to_vec(),
             supported_dtypes: vec![DType::Float32, DType::Float64],
+            equivariance: Equivariance::RotationsAndReflections,
         }
     }
 }

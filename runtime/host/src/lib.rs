@@ -24,7 +24,7 @@ pub use error::{ArchitectureErrorKind, HostError};
 pub use evaluate::{EvaluatedBatch, EvaluatedOutput, EvaluationRequest};
 pub use limits::Limits;
 pub use service::checkpoint::{Checkpoint, Context};
-pub use service::model::{About, Capabilities, ModelOutput, References};
+pub use service::model::{About, Capabilities, Equivariance, ModelOutput, References};
 pub use service::report::{Level, Metric, Observer};
 pub use session::{Model, Session, SessionOptions, Trainer, on_worker};
 

@@ -10,7 +10,7 @@ use super::bindings::kilnbox::architecture::{checkpoint, data, errors, tensor::D
 use crate::error::{ArchitectureErrorKind, HostError, printable};
 use crate::service::checkpoint::Context;
 use crate::service::data::{GradientBlock, TensorBlock, TensorMap, Unavailable};
-use crate::service::model::{About, Capabilities, ModelOutput, References};
+use crate::service::model::{About, Capabilities, Equivariance, ModelOutput, References};
 
 impl From<Dtype> for DType {
     fn from(dtype: Dtype) -> Self {
@@ -154,6 +154,11 @@ impl From<about::About> for About {
             },
             supported_devices: clean(about.supported_devices),
             supported_dtypes: about.supported_dtypes.into_iter().map(Into::into).collect(),
+            equivariance: match about.equivariance {
+                about::Equivariance::Translations => Equivariance::Translations,
+                about::Equivariance::Rotations => Equivariance::Rotations,
+                about::Equivariance::RotationsAndReflections => Equivariance::RotationsAndReflections,
+            },
             model_checkpoint_version: about.model_checkpoint_version,
             trainer_checkpoint_version: about.trainer_checkpoint_version,
         }

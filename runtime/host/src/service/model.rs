@@ -3,6 +3,17 @@
 use kilnbox_data::SampleKind;
 use kilnbox_tensor::DType;
 
+/// The transformations of space under which predictions turn with the system by construction; each includes those before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Equivariance {
+    /// Translations only.
+    Translations,
+    /// Rotations as well.
+    Rotations,
+    /// Rotations and reflections as well.
+    RotationsAndReflections,
+}
+
 /// What an architecture says of itself; see `about` in the contract.
 #[derive(Clone, Debug, PartialEq)]
 pub struct About {
@@ -16,6 +27,8 @@ pub struct About {
     pub supported_devices: Vec<String>,
     /// Floating-point dtypes it runs in, best first.
     pub supported_dtypes: Vec<DType>,
+    /// What its models do when a system is turned, whatever their weights.
+    pub equivariance: Equivariance,
     /// The version of the model's part of a checkpoint.
     pub model_checkpoint_version: u32,
     /// The version of the trainer's part of a checkpoint.
