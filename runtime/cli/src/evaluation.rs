@@ -280,10 +280,10 @@ fn frame(dataset: &Dataset, index: usize) -> Option<Frame> {
 
 /// Adds the values of one output that belong to the system of this row and these atoms.
 fn add_output(frame: &mut Frame, output: &EvaluatedOutput, row: usize, atoms: std::ops::Range<usize>) {
-    let name = output.name.strip_prefix("mtt::").unwrap_or(&output.name);
+    let name = xyz_name(&output.name);
     let blocks = &output.values.blocks;
     for (number, block) in blocks.iter().enumerate() {
-        let name = if blocks.len() == 1 { name.to_owned() } else { format!("{name}_{number}") };
+        let name = if blocks.len() == 1 { name.clone() } else { format!("{name}_{number}") };
         let width: usize = block.shape.iter().skip(1).product();
         let per_atom = block.samples.names.iter().any(|dimension| dimension == "atom");
         if per_atom {
@@ -308,7 +308,32 @@ fn add_output(frame: &mut Frame, output: &EvaluatedOutput, row: usize, atoms: st
     }
 }
 
+/// What an output is called in a file: a model may name it as it likes, and no name may break the file's lines and columns.
+fn xyz_name(output: &str) -> String {
+    let name = output.strip_prefix("mtt::").unwrap_or(output);
+    let fits = |character: char| character.is_alphanumeric() || "_-/.+".contains(character);
+    name.chars().map(|character| if fits(character) { character } else { '_' }).collect()
+}
+
 fn volume(cell: &[f64; 9]) -> f64 {
     let [a, b, c, d, e, f, g, h, i] = *cell;
     (a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)).abs()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_name_of_an_output_breaks_the_file() {
+        for (output, expected) in [
+            ("energy", "energy"),
+            ("mtt::charges", "charges"),
+            ("energy/pbe", "energy/pbe"),
+            ("mtt::aux::energy", "aux__energy"),
+            ("a b:R:1\n2", "a_b_R_1_2"),
+        ] {
+            assert_eq!(xyz_name(output), expected);
+        }
+    }
 }

@@ -21,7 +21,8 @@ pub fn atomic_number(symbol: &str) -> Option<i32> {
 
 /// The symbol of an atomic number; `X` where there is none.
 pub fn symbol(atomic_number: i32) -> &'static str {
-    usize::try_from(atomic_number - 1).ok().and_then(|index| SYMBOLS.get(index)).copied().unwrap_or("X")
+    let index = atomic_number.checked_sub(1).and_then(|index| usize::try_from(index).ok());
+    index.and_then(|index| SYMBOLS.get(index)).copied().unwrap_or("X")
 }
 
 #[cfg(test)]
@@ -37,6 +38,6 @@ mod tests {
         for (text, expected) in cases {
             assert_eq!(atomic_number(text), expected, "{text}");
         }
-        assert_eq!((symbol(-3), symbol(300)), ("X", "X"));
+        assert_eq!((symbol(-3), symbol(i32::MIN), symbol(300)), ("X", "X", "X"));
     }
 }

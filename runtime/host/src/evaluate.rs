@@ -1,12 +1,14 @@
 //! A model over a whole dataset: outputs, and their gradients into forces and stress.
 
-use kilnbox_data::{BatchOptions, Dataset, TensorBlock, TensorMap};
+use std::collections::BTreeSet;
+
+use kilnbox_data::{BatchOptions, DataError, Dataset, Labels, SampleKind, TensorBlock, TensorMap};
 use kilnbox_tensor::op::{elementwise, reduce};
 use kilnbox_tensor::{DType, Misuse, Tensor, autodiff};
 
-use crate::error::HostError;
+use crate::error::{HostError, printable};
 use crate::serve::bindings::exports::kilnbox::architecture::model;
-use crate::service::data::{Systems, TensorMap as Map};
+use crate::service::data::{Systems, TensorBlock as Block, TensorMap as Map};
 use crate::service::model::ModelOutput;
 use crate::session::{Model, Session};
 
@@ -81,6 +83,43 @@ impl Session {
         Ok(())
     }
 
+    /// Evaluates `outputs` for `systems`: one map for each, in that order. Where `systems` are tracked, the values can be differentiated, to any order.
+    /// With `selected_atoms` (`system`, `atom`, atoms numbered in their system) only these contribute, though all are neighbours.
+    ///
+    /// # Errors
+    /// The model cannot compute an output; it gives other rows than were asked for, or labels that do not fit its values; an atom is selected
+    /// that does not exist; as every call.
+    pub fn forward(
+        &mut self,
+        model: &Model,
+        systems: Systems,
+        outputs: &[ModelOutput],
+        selected_atoms: Option<&Labels>,
+    ) -> Result<Vec<Map>, HostError> {
+        let rows = Rows::new(systems.atom_counts(), selected_atoms)?;
+        let requested: Vec<model::ModelOutput> = outputs.iter().map(Into::into).collect();
+        let selected = selected_atoms.cloned().map(Into::into);
+        let handle = self.host(|state| state.hand_out(systems))?;
+        let borrowed = wasmtime::component::Resource::new_borrow(handle.rep());
+        let answer = self.ask(|architecture, store| {
+            let models = architecture.kilnbox_architecture_model().model();
+            models.call_forward(store, model.0, borrowed, &requested, selected.as_ref())
+        });
+        let maps = self.host(|state| {
+            state.table.delete(handle)?;
+            Ok(answer)
+        })??;
+        let maps: Vec<Map> = self.host(|state| maps.into_iter().map(|map| state.receive_map(map)).collect())?;
+        if maps.len() != outputs.len() {
+            return Err(broken(&format!("`forward` gave {} outputs, {} were asked for", maps.len(), outputs.len())));
+        }
+        for (map, output) in maps.iter().zip(outputs) {
+            check_map(map, rows.of(output.sample_kind))
+                .map_err(|problem| broken(&format!("`forward` gave `{}` {problem}", output.name)))?;
+        }
+        Ok(maps)
+    }
+
     fn evaluate_batch(
         &mut self,
         model: &Model,
@@ -89,9 +128,9 @@ impl Session {
     ) -> Result<Vec<EvaluatedOutput>, HostError> {
         let positions = requests.iter().any(|request| request.position_gradients);
         let strain = requests.iter().any(|request| request.strain_gradients);
-        let samples = [systems.atom_counts().len(), systems.atom_counts().iter().map(|&count| count as usize).sum()];
         let tracked = self.host(|_| Ok(systems.track(positions, strain)?))?;
-        let maps = self.forward(model, tracked.systems, requests)?;
+        let requested: Vec<ModelOutput> = requests.iter().map(|request| request.output.clone()).collect();
+        let maps = self.forward(model, tracked.systems, &requested, None)?;
         let outputs = maps.into_iter().zip(requests).map(|(map, request)| {
             let of = |leaf: &Option<Tensor>, wanted: bool| match leaf {
                 Some(leaf) if wanted => gradient(&map, leaf).map(Some),
@@ -105,32 +144,7 @@ impl Session {
             })
         });
         let outputs: Result<Vec<_>, Misuse> = outputs.collect();
-        let outputs = self.host(|_| Ok(outputs?))?;
-        for (output, request) in outputs.iter().zip(requests) {
-            check_samples(output, request, samples)?;
-        }
-        Ok(outputs)
-    }
-
-    fn forward(
-        &mut self,
-        model: &Model,
-        systems: Systems,
-        requests: &[EvaluationRequest],
-    ) -> Result<Vec<Map>, HostError> {
-        let outputs: Vec<model::ModelOutput> = requests.iter().map(|request| (&request.output).into()).collect();
-        let handle = self.host(|state| state.hand_out(systems))?;
-        let borrowed = wasmtime::component::Resource::new_borrow(handle.rep());
-        let maps = self.ask(|architecture, store| {
-            architecture.kilnbox_architecture_model().model().call_forward(store, model.0, borrowed, &outputs, None)
-        })?;
-        if maps.len() != requests.len() {
-            return Err(broken(format!("`forward` gave {} outputs, {} were asked for", maps.len(), requests.len())));
-        }
-        self.host(|state| {
-            state.table.delete(handle)?;
-            maps.into_iter().map(|map| state.receive_map(map)).collect()
-        })
+        self.host(|_| Ok(outputs?))
     }
 }
 
@@ -168,28 +182,200 @@ fn read_map(map: &Map) -> Result<TensorMap, Misuse> {
     Ok(TensorMap { keys: map.keys.clone(), blocks })
 }
 
-/// What the rest of the program indexes by must have the size it trusts.
-fn check_samples(
-    output: &EvaluatedOutput,
-    request: &EvaluationRequest,
-    [systems, atoms]: [usize; 2],
-) -> Result<(), HostError> {
-    let expected = match request.output.sample_kind {
-        kilnbox_data::SampleKind::System => systems,
-        kilnbox_data::SampleKind::Atom => atoms,
-    };
-    for block in &output.values.blocks {
-        let rows = block.shape.first().copied().unwrap_or(0);
-        if rows != expected || block.shape.len() < 2 {
-            return Err(broken(format!(
-                "`forward` gave `{}` the shape {:?}, expected {expected} rows (one per {}) and an axis of properties",
-                output.name, block.shape, request.output.sample_kind
-            )));
+/// The rows that an output must have: one for each system, or for each atom, that contributes, in order.
+struct Rows {
+    systems: Labels,
+    atoms: Labels,
+}
+
+impl Rows {
+    fn new(atom_counts: &[u32], selected_atoms: Option<&Labels>) -> Result<Self, DataError> {
+        let count_of = |system: i32| usize::try_from(system).ok().and_then(|system| atom_counts.get(system)).copied();
+        let (systems, atoms): (Vec<i32>, Vec<[i32; 2]>) = match selected_atoms {
+            None => {
+                let atoms = (0..)
+                    .zip(atom_counts)
+                    .flat_map(|(system, &count)| (0..count as i32).map(move |atom| [system, atom]));
+                ((0..atom_counts.len() as i32).collect(), atoms.collect())
+            }
+            Some(selected) => {
+                if selected.names != ["system", "atom"] || !fit(selected, selected.len()) {
+                    return Err(DataError::new(format!(
+                        "the labels of selected atoms have the dimensions {:?} and {} numbers, expected a `system` and an `atom` for each",
+                        selected.names,
+                        selected.values.len()
+                    )));
+                }
+                let atoms: BTreeSet<[i32; 2]> = selected.values.as_chunks::<2>().0.iter().copied().collect();
+                let exists = |[system, atom]: [i32; 2]| {
+                    count_of(system).is_some_and(|count| u32::try_from(atom).is_ok_and(|atom| atom < count))
+                };
+                if let Some([system, atom]) = atoms.iter().copied().find(|&entry| !exists(entry)) {
+                    return Err(DataError::new(format!(
+                        "atom {atom} of system {system} is selected, which does not exist"
+                    )));
+                }
+                let systems: BTreeSet<i32> = atoms.iter().map(|&[system, _]| system).collect();
+                (systems.into_iter().collect(), atoms.into_iter().collect())
+            }
+        };
+        Ok(Self {
+            systems: Labels::new(&["system"], systems),
+            atoms: Labels::new(&["system", "atom"], atoms.into_flattened()),
+        })
+    }
+
+    fn of(&self, kind: SampleKind) -> &Labels {
+        match kind {
+            SampleKind::System => &self.systems,
+            SampleKind::Atom => &self.atoms,
         }
+    }
+}
+
+/// What a guest says of its values must be so, because the rest of the program indexes by it. The error completes "`forward` gave `energy` ...".
+fn check_map(map: &Map, rows: &Labels) -> Result<(), String> {
+    if !fit(&map.keys, map.blocks.len()) {
+        return Err(format!("{} blocks, and keys that are not as many", map.blocks.len()));
+    }
+    map.blocks.iter().try_for_each(|block| check_block(block, rows))
+}
+
+fn check_block(block: &Block, rows: &Labels) -> Result<(), String> {
+    let shape = block.values.shape();
+    let [count, components @ .., properties] = shape else {
+        return Err(format!("values of the shape {shape:?}, expected rows, components and properties"));
+    };
+    if *count != rows.len() {
+        return Err(format!("values of the shape {shape:?}, expected {} rows", rows.len()));
+    }
+    if !matches!(block.values.dtype(), DType::Float32 | DType::Float64) {
+        return Err(format!("values of the dtype {}, expected a floating-point one", block.values.dtype()));
+    }
+    if block.samples.names != rows.names {
+        return Err(format!("rows labelled with {:?}, expected {:?}", block.samples.names, rows.names));
+    }
+    if block.samples.values != rows.values {
+        let width = rows.names.len();
+        let entry = |labels: &Labels, row: usize| labels.values.chunks(width).nth(row).unwrap_or_default().to_vec();
+        let different =
+            (0..=rows.len()).find(|&row| entry(&block.samples, row) != entry(rows, row)).unwrap_or_default();
+        return Err(format!(
+            "the label {:?} at row {different}, expected {:?}",
+            entry(&block.samples, different),
+            entry(rows, different)
+        ));
+    }
+    let labelled = block.components.len() == components.len()
+        && block.components.iter().zip(components).all(|(labels, &size)| fit(labels, size))
+        && fit(&block.properties, *properties);
+    if !labelled {
+        return Err(format!(
+            "values of the shape {shape:?}, and labels of components or properties that do not fit it"
+        ));
     }
     Ok(())
 }
 
-fn broken(message: String) -> HostError {
-    HostError::Trapped { message, backtrace: String::new() }
+/// Whether these are labels, for so many entries.
+fn fit(labels: &Labels, entries: usize) -> bool {
+    !labels.names.is_empty() && labels.names.len().checked_mul(entries) == Some(labels.values.len())
+}
+
+fn broken(message: &str) -> HostError {
+    HostError::Trapped { message: printable(message), backtrace: String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use kilnbox_tensor::Device;
+
+    use super::*;
+
+    /// A block of zeros with this shape and these labels.
+    fn block(shape: &[usize], samples: Labels, components: Vec<Labels>, properties: Labels) -> Block {
+        let values = Tensor::full(&Device::cpu(), shape, 0.0, DType::Float64).unwrap();
+        Block { values, samples, components, properties, gradients: Vec::new() }
+    }
+
+    fn systems(numbers: &[i32]) -> Labels {
+        Labels::new(&["system"], numbers.to_vec())
+    }
+
+    fn atoms(numbers: &[i32]) -> Labels {
+        Labels::new(&["system", "atom"], numbers.to_vec())
+    }
+
+    /// What is wrong with a map of one block, for a batch of two systems with two atoms and one.
+    fn problem(kind: SampleKind, block: Block) -> Option<String> {
+        let rows = Rows::new(&[2, 1], None).unwrap();
+        let map = Map { keys: Labels::range("_", 1), blocks: vec![block] };
+        check_map(&map, rows.of(kind)).err()
+    }
+
+    #[test]
+    fn what_a_guest_says_of_its_values_must_be_so() {
+        let properties = || Labels::range("energy", 1);
+        let of_systems = |samples| problem(SampleKind::System, block(&[2, 1], samples, Vec::new(), properties()));
+        let of_atoms = |samples| problem(SampleKind::Atom, block(&[3, 1], samples, Vec::new(), properties()));
+        assert_eq!(of_systems(systems(&[0, 1])), None);
+        assert_eq!(of_atoms(atoms(&[0, 0, 0, 1, 1, 0])), None);
+        let vectors = |components, properties| {
+            problem(SampleKind::System, block(&[2, 3, 4], systems(&[0, 1]), components, properties))
+        };
+        assert_eq!(vectors(vec![Labels::range("xyz", 3)], Labels::range("dipole", 4)), None);
+
+        let no_axis = block(&[2], systems(&[0, 1]), Vec::new(), properties());
+        let few_rows = block(&[1, 1], systems(&[0]), Vec::new(), properties());
+        let integers = Tensor::from_int64(&Device::cpu(), &[2, 1], &[0, 0]).unwrap();
+        let integers = Block { values: integers, ..block(&[2, 1], systems(&[0, 1]), Vec::new(), properties()) };
+        let cases = [
+            // Rows of systems that call themselves atoms were trusted once, and read beyond their end.
+            (of_systems(atoms(&[0, 0, 1, 0])), "rows labelled with"),
+            (of_systems(systems(&[1, 0])), "the label [1] at row 0, expected [0]"),
+            (of_systems(systems(&[0, 7])), "the label [7] at row 1, expected [1]"),
+            (of_systems(systems(&[0])), "the label [] at row 1, expected [1]"),
+            (of_systems(systems(&[0, 1, 2])), "the label [2] at row 2, expected []"),
+            (of_systems(Labels::new(&[], Vec::new())), "rows labelled with []"),
+            (of_atoms(systems(&[0, 1, 2])), "rows labelled with"),
+            (of_atoms(atoms(&[0, 0, 1, 0, 0, 1])), "the label [1, 0] at row 1, expected [0, 1]"),
+            (of_atoms(atoms(&[0, 0, 0, 1, 1])), "the label [1] at row 2, expected [1, 0]"),
+            (vectors(Vec::new(), Labels::range("dipole", 4)), "labels of components or properties"),
+            (vectors(vec![Labels::range("xyz", 2)], Labels::range("dipole", 4)), "labels of components or properties"),
+            (vectors(vec![Labels::range("xyz", 3)], Labels::range("dipole", 5)), "labels of components or properties"),
+            (
+                vectors(vec![Labels::range("xyz", 3)], Labels::new(&[], Vec::new())),
+                "labels of components or properties",
+            ),
+            (problem(SampleKind::System, no_axis), "expected rows, components and properties"),
+            (problem(SampleKind::System, few_rows), "the shape [1, 1], expected 2 rows"),
+            (problem(SampleKind::System, integers), "the dtype int64"),
+        ];
+        for (found, expected) in cases {
+            assert!(found.as_ref().is_some_and(|problem| problem.contains(expected)), "{found:?} is not `{expected}`");
+        }
+        let rows = Rows::new(&[], None).unwrap();
+        let map = Map { keys: Labels::range("_", 2), blocks: Vec::new() };
+        assert!(check_map(&map, rows.of(SampleKind::System)).is_err(), "keys without blocks");
+    }
+
+    #[test]
+    fn selected_atoms_are_rows_in_order_and_must_exist() {
+        let rows = |selected: Labels| Rows::new(&[2, 3, 1], Some(&selected)).map_err(|error| error.to_string());
+        let some = rows(atoms(&[2, 0, 0, 1, 2, 0])).unwrap();
+        assert_eq!((some.systems, some.atoms), (systems(&[0, 2]), atoms(&[0, 1, 2, 0])));
+        let none = rows(atoms(&[])).unwrap();
+        assert!(none.systems.is_empty() && none.atoms.is_empty());
+        for (selected, expected) in [
+            (atoms(&[0, 2]), "atom 2 of system 0"),
+            (atoms(&[3, 0]), "atom 0 of system 3"),
+            (atoms(&[-1, 0]), "atom 0 of system -1"),
+            (atoms(&[0, -1]), "atom -1 of system 0"),
+            (atoms(&[0, 0, 1]), "3 numbers"),
+            (systems(&[0]), "`system` and an `atom`"),
+        ] {
+            let problem = rows(selected).err();
+            assert!(problem.as_ref().is_some_and(|text| text.contains(expected)), "{problem:?} is not `{expected}`");
+        }
+    }
 }
