@@ -34,6 +34,15 @@ pub(crate) fn handles<'a>(tensors: &[&'a Tensor]) -> Vec<&'a Handle> {
     tensors.iter().map(|tensor| &tensor.0).collect()
 }
 
+/// Which rows belong together.
+#[derive(Clone)]
+pub struct Segments {
+    /// The segment of each row, `int64` `[rows]`.
+    pub indices: Tensor,
+    /// The number of segments, above every index.
+    pub count: usize,
+}
+
 /// Making tensors and looking at them.
 impl Tensor {
     /// Every element is 0.
@@ -419,6 +428,23 @@ impl Tensor {
     /// `exp(a) / sum(exp(a))` along `axis`.
     pub fn softmax(&self, axis: usize) -> Tensor {
         Tensor(neural::softmax(&self.0, axis as u32))
+    }
+
+    /// `self weight`, plus `bias` in every row: `[.., inputs]`, `[inputs, outputs]` and `[outputs]` to `[.., outputs]`.
+    pub fn linear(&self, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        Tensor(neural::linear(&self.0, &weight.0, bias.map(|bias| &bias.0)))
+    }
+
+    /// `values * sigmoid(gates)`, where the first half of the last axis are values and the second half are gates.
+    pub fn gated_linear_unit(&self) -> Tensor {
+        Tensor(neural::gated_linear_unit(&self.0))
+    }
+
+    /// Attention within segments: these rows (the queries) attend to the keys and values of their own segment, `softmax(scale * queries . keys + bias)
+    /// * values` for each head. Queries, keys and values are `[rows, heads * width]`, `bias` and `segments` (`int64`, below `count`) `[rows]`.
+    pub fn attention(&self, keys: &Tensor, values: &Tensor, bias: &Tensor, segments: &Segments, heads: usize, scale: f64) -> Tensor {
+        let (indices, count) = (&segments.indices.0, segments.count as u32);
+        Tensor(neural::attention(&self.0, &keys.0, &values.0, &bias.0, indices, count, heads as u32, scale))
     }
 
     /// Centred and scaled to unit variance over the last axis, with no affine part.

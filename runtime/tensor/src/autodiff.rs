@@ -165,6 +165,34 @@ pub fn grad(
         .collect()
 }
 
+/// The gradients of an operation through the operations that it is made of: `compose` computes its output from its inputs. For an operation with a kernel of
+/// its own whose derivatives are asked for so rarely that they need none.
+pub(crate) fn gradients_by_parts(
+    step: &Step<'_>,
+    compose: impl Fn(&[Tensor]) -> Result<Tensor, Misuse>,
+) -> Result<Gradients, Misuse> {
+    let create_graph = recording();
+    // Aliases, so that a way from one input to another does not count.
+    let aliases: Vec<Tensor> = step.inputs.iter().map(|input| alias(input, create_graph)).collect::<Result<_, _>>()?;
+    let output = {
+        let _scope = RecordingScope::set(true);
+        compose(&aliases)?
+    };
+    let needed: Vec<usize> = (0..aliases.len()).filter(|&k| step.needs(k)).collect();
+    let by: Vec<&Tensor> = needed.iter().map(|&k| &aliases[k]).collect();
+    let mut found = grad(&[&output], &by, &[step.gradient], create_graph)?.into_iter();
+    Ok((0..aliases.len()).map(|k| if step.needs(k) { found.next().map(Contribution::Whole) } else { None }).collect())
+}
+
+/// The same value as a node of its own: recorded as an operation, or a leaf.
+fn alias(a: &Tensor, recorded: bool) -> Result<Tensor, Misuse> {
+    const NAME: &str = "autodiff.track";
+    if !recorded {
+        return a.as_leaf(NAME, a.is_tracked());
+    }
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], || a.value(), |step| step.gradients(&[&|g| Ok(g.clone())]))
+}
+
 fn check(outputs: &[&Tensor], inputs: &[&Tensor], output_gradients: &[&Tensor]) -> Result<(), Misuse> {
     const NAME: &str = "autodiff.grad";
     for tensor in outputs.iter().chain(inputs) {

@@ -37,6 +37,12 @@ fn outcomes(dtype: DType) -> Fallible<Vec<(&'static str, Tensor)>> {
         ("layer-norm", neural::layer_norm(&wide, 1e-5)?),
         ("rms-norm", neural::rms_norm(&wide, 1e-5)?),
         ("softmax", neural::softmax(&wide, 1)?),
+        ("linear", neural::linear(&wide, &weights, Some(&autodiff::track(&normal(&[64], 7, dtype)?)?))?),
+        ("gated-linear-unit", neural::gated_linear_unit(&wide)?),
+        ("attention", {
+            let bias = autodiff::track(&normal(&[300], 8, dtype)?)?;
+            neural::attention(&narrow, &narrow, &narrow, &bias, &places, 5, 4, 0.3)?
+        }),
         ("sum", reduce::sum(&wide, &[], false)?),
         ("sum of rows", reduce::sum(&wide, &[1], false)?),
         ("sum of columns", reduce::sum(&wide, &[0], false)?),

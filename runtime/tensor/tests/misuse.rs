@@ -120,6 +120,7 @@ fn operations_of_one_tensor_never_panic() -> Result<(), Misuse> {
         ("layer-norm", |a| neural::layer_norm(a, 1e-5)),
         ("layer-norm", |a| neural::layer_norm(a, -1.0)),
         ("rms-norm", |a| neural::rms_norm(a, 0.0)),
+        ("gated-linear-unit", neural::gated_linear_unit),
         ("reshape", |a| shape::reshape(a, &[a.count()])),
         ("reshape", |a| shape::reshape(a, &[1, 3])),
         ("reshape", |a| shape::reshape(a, &[usize::MAX, usize::MAX])),
@@ -167,6 +168,11 @@ fn operations_of_one_tensor_never_panic() -> Result<(), Misuse> {
     Ok(())
 }
 
+/// One number for each row.
+fn first_column(a: &Tensor) -> Result<Tensor, Misuse> {
+    reduce::sum(a, &[1], false)
+}
+
 #[test]
 fn operations_of_several_tensors_never_panic() -> Result<(), Misuse> {
     let binary: &[(&str, Binary)] = &[
@@ -192,6 +198,14 @@ fn operations_of_several_tensors_never_panic() -> Result<(), Misuse> {
         ("gather", |a, b| index::gather(a, 0, b)),
         ("scatter-add", |a, b| index::scatter_add(a, 0, b, 3)),
         ("scatter-add", |a, b| index::scatter_add(a, 9, b, usize::MAX)),
+        ("linear", |a, b| neural::linear(a, b, None)),
+        ("linear", |a, b| neural::linear(a, b, Some(a))),
+        ("linear", |a, b| neural::linear(a, a, Some(b))),
+        ("attention", |a, b| neural::attention(a, a, a, &first_column(a)?, b, 3, 1, 1.0)),
+        ("attention", |a, b| neural::attention(a, a, a, &first_column(a)?, b, 3, 3, -0.5)),
+        ("attention", |a, b| neural::attention(a, a, a, &first_column(a)?, b, usize::MAX, 1, 1.0)),
+        ("attention", |a, b| neural::attention(a, b, a, &first_column(a)?, b, 3, 0, 1.0)),
+        ("attention", |a, b| neural::attention(a, a, b, b, b, 3, 2, f64::NAN)),
         ("outer-sum", |a, b| segment::outer_sum(a, a, b, 3)),
         ("outer-sum", |a, b| segment::outer_sum(a, a, b, usize::MAX)),
         ("piecewise-polynomial", |a, b| spherical::piecewise_polynomial(a, b, 0.0, 2.0)),

@@ -113,6 +113,15 @@ impl Case {
             "neural.softmax" => neural::softmax(&inputs[0], self.integer("axis")),
             "neural.layer-norm" => neural::layer_norm(&inputs[0], self.number("epsilon")),
             "neural.rms-norm" => neural::rms_norm(&inputs[0], self.number("epsilon")),
+            "neural.linear" => neural::linear(&inputs[0], &inputs[1], inputs.get(2)),
+            "neural.gated-linear-unit" => neural::gated_linear_unit(&inputs[0]),
+            "neural.attention" => self.argument("segments").and_then(|segments| {
+                let [queries, keys, values, bias] = inputs else {
+                    return Err(Misuse::new("oracle", "attention has four inputs"));
+                };
+                let (count, heads) = (self.integer("count"), self.integer("heads"));
+                neural::attention(queries, keys, values, bias, &segments, count, heads, self.number("scale"))
+            }),
             "segment.outer-sum" => self
                 .argument("segments")
                 .and_then(|segments| segment::outer_sum(&inputs[0], &inputs[1], &segments, self.integer("count"))),
@@ -393,6 +402,28 @@ fn second_derivatives_equal_finite_differences() -> Fallible {
         let directions = case.tensors("directions")?;
         let first = |inputs: &[Tensor]| dot(&gradients(&case, &tracked(inputs)?, false)?, &directions);
         assert_slope(&case, "second derivative", &first, &found)?;
+    }
+    Ok(())
+}
+
+/// The gradients of `sum of <second[k], directions[k]>` by the inputs.
+fn third_gradients(case: &Case, inputs: &[Tensor]) -> Fallible<Vec<Tensor>> {
+    let by = inputs.iter().collect::<Vec<_>>();
+    let first = gradients(case, inputs, true)?;
+    let directions = case.tensors("directions")?;
+    let weights = directions.iter().collect::<Vec<_>>();
+    let second = autodiff::grad(&first.iter().collect::<Vec<_>>(), &by, &weights, true)?;
+    Ok(autodiff::grad(&second.iter().collect::<Vec<_>>(), &by, &weights, false)?)
+}
+
+/// Some operations have kernels for two derivatives, and are taken apart for the third.
+#[test]
+fn third_derivatives_equal_finite_differences() -> Fallible {
+    for case in differentiable()? {
+        let found = third_gradients(&case, &tracked(&case.tensors("inputs")?)?)?;
+        let directions = case.tensors("directions")?;
+        let second = |inputs: &[Tensor]| dot(&second_gradients(&case, &tracked(inputs)?)?, &directions);
+        assert_slope(&case, "third derivative", &second, &found)?;
     }
     Ok(())
 }

@@ -152,8 +152,42 @@ impl contract::linalg::Host for State {
 }
 
 impl contract::neural::Host for State {
+    unary!(neural: gated_linear_unit);
+
     fn softmax(&mut self, a: Handle, axis: u32) -> Result<Handle> {
         self.operate(|state| Ok(neural::softmax(state.tensor(&a)?, axis as usize)))
+    }
+
+    fn linear(&mut self, a: Handle, weight: Handle, bias: Option<Handle>) -> Result<Handle> {
+        self.operate(|state| {
+            let bias = bias.as_ref().map(|bias| state.tensor(bias)).transpose()?;
+            Ok(neural::linear(state.tensor(&a)?, state.tensor(&weight)?, bias))
+        })
+    }
+
+    fn attention(
+        &mut self,
+        queries: Handle,
+        keys: Handle,
+        values: Handle,
+        bias: Handle,
+        segments: Handle,
+        count: u32,
+        heads: u32,
+        scale: f64,
+    ) -> Result<Handle> {
+        self.operate(|state| {
+            Ok(neural::attention(
+                state.tensor(&queries)?,
+                state.tensor(&keys)?,
+                state.tensor(&values)?,
+                state.tensor(&bias)?,
+                state.tensor(&segments)?,
+                count as usize,
+                heads as usize,
+                scale,
+            ))
+        })
     }
 
     fn layer_norm(&mut self, a: Handle, epsilon: f64) -> Result<Handle> {

@@ -3,7 +3,12 @@
 //! Arguments have been checked. Every kernel gives the same bits whatever the number of threads: work is split so that each element of
 //! the result is computed by one thread, in one order.
 
+pub(crate) mod activation;
+pub(crate) mod attention;
+pub(crate) mod elementwise;
+mod fill;
 pub(crate) mod harmonics;
+pub(crate) mod matrix;
 pub(crate) mod norm;
 mod product;
 mod real;
@@ -91,13 +96,6 @@ where
     To: Element + bytemuck::NoUninit + Send + Sync,
 {
     from_host(values.iter().map(|&value| convert(value)).collect::<Vec<To>>(), shape, dtype)
-}
-
-/// `1 / (1 + exp(-v))`: burn's own sigmoid works through single precision.
-pub(crate) fn sigmoid(value: DispatchTensor) -> DispatchTensor {
-    use burn_backend::Scalar;
-    let exponential = Dispatch::float_exp(Dispatch::float_neg(value));
-    Dispatch::float_recip(Dispatch::float_add_scalar(exponential, Scalar::Float(1.0)))
 }
 
 pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor, shape: &[usize]) -> DispatchTensor {

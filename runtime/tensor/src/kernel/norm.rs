@@ -1,9 +1,9 @@
 //! Normalisation over the last axis, and products with its Jacobian.
 
 use burn_dispatch::DispatchTensor;
-use rayon::prelude::*;
 
-use super::{PARALLEL, Real, for_float, vectorised};
+use super::fill::in_parts;
+use super::{Real, for_float};
 use crate::Tensor;
 use crate::tensor::from_host;
 
@@ -58,28 +58,12 @@ fn moments<R: Real>(row: &[R], epsilon: f64, centred: bool) -> (f64, f64) {
     (mean + shift, ((square / count - mean * mean).max(0.0) + epsilon).sqrt())
 }
 
-fn by_rows<R: Real>(count: usize, width: usize, row: impl Fn(usize, &mut [R]) + Send + Sync) -> Vec<R> {
-    let mut values = vec![R::default(); count];
-    let run = |(k, chunk): (usize, &mut [R])| {
-        vectorised(
-            #[inline(always)]
-            || row(k, chunk),
-        )
-    };
-    if count < PARALLEL {
-        values.chunks_exact_mut(width).enumerate().for_each(run);
-    } else {
-        values.par_chunks_exact_mut(width).enumerate().for_each(run);
-    }
-    values
-}
-
 pub(crate) fn forward(a: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor {
     let width = a.shape().last().copied().unwrap_or(1);
     let host = a.host();
     for_float!(a.dtype(), R => {
         let a_values = host.values::<R>();
-        let values = by_rows::<R>(a_values.len(), width, #[inline(always)] |k, result| {
+        let values = in_parts::<R>(a_values.len(), width, #[inline(always)] |k, result| {
             let row = &a_values[k * width..(k + 1) * width];
             let (mean, root) = moments(row, epsilon, centred);
             let (mean, scale) = (R::from_f64(mean), R::from_f64(1.0 / root));
@@ -95,7 +79,7 @@ pub(crate) fn jacobian_product(a: &Tensor, g: &Tensor, epsilon: f64, centred: bo
     let (a_host, g_host) = (a.host(), g.host());
     for_float!(a.dtype(), R => {
         let (a_values, g_values) = (a_host.values::<R>(), g_host.values::<R>());
-        let values = by_rows::<R>(a_values.len(), width, #[inline(always)] |k, result| {
+        let values = in_parts::<R>(a_values.len(), width, #[inline(always)] |k, result| {
             let (row, gradient) = (&a_values[k * width..(k + 1) * width], &g_values[k * width..(k + 1) * width]);
             let (mean, root) = moments(row, epsilon, centred);
             let count = width as f64;
@@ -106,6 +90,38 @@ pub(crate) fn jacobian_product(a: &Tensor, g: &Tensor, epsilon: f64, centred: bo
             let (gradient_mean, overlap) = (R::from_f64(gradient_mean), R::from_f64(overlap));
             for (value, (a, g)) in result.iter_mut().zip(row.iter().zip(gradient)) {
                 *value = (*g - gradient_mean - (*a - mean) * overlap) * scale;
+            }
+        });
+        from_host(values, a.shape(), a.dtype())
+    })
+}
+
+/// The gradient of `u . J(a) g` by `a`, with `y` the normalised row, `s` its root and `n` its size:
+/// `-(y (u . J g) + J u (y . g) + J g (y . u)) / (n s)`.
+pub(crate) fn curvature(a: &Tensor, g: &Tensor, u: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor {
+    let width = a.shape().last().copied().unwrap_or(1);
+    let (a_host, g_host, u_host) = (a.host(), g.host(), u.host());
+    for_float!(a.dtype(), R => {
+        let (a_values, g_values, u_values) = (a_host.values::<R>(), g_host.values::<R>(), u_host.values::<R>());
+        let values = in_parts::<R>(a_values.len(), width, #[inline(always)] |k, result| {
+            let range = k * width..(k + 1) * width;
+            let (row, g, u) = (&a_values[range.clone()], &g_values[range.clone()], &u_values[range]);
+            let count = width as f64;
+            let (mean, root) = moments(row, epsilon, centred);
+            let [g_sum, y_g] = sums(row, g, #[inline(always)] |_, g| g, #[inline(always)] |a, g| (a - mean) * g);
+            let [u_sum, y_u] = sums(row, u, #[inline(always)] |_, u| u, #[inline(always)] |a, u| (a - mean) * u);
+            let [u_g, _] = sums(u, g, #[inline(always)] |u, g| u * g, #[inline(always)] |_, _| 0.0);
+            let (y_g, y_u) = (y_g / root, y_u / root);
+            let (g_mean, u_mean) = if centred { (g_sum / count, u_sum / count) } else { (0.0, 0.0) };
+            // `s u . J g`; so `y` has the factor `u . J g - 2 (y . g) (y . u) / (n s)` when both Jacobians are written out.
+            let through = u_g - count * g_mean * u_mean - y_g * y_u / count;
+            let scale = -1.0 / (count * root * root);
+            let by_y = R::from_f64(scale * (through - 2.0 * y_g * y_u / count) / root);
+            let (by_u, by_g) = (R::from_f64(scale * y_g), R::from_f64(scale * y_u));
+            let constant = R::from_f64(-scale * (y_g * u_mean + y_u * g_mean));
+            let mean = R::from_f64(mean);
+            for (value, (a, (g, u))) in result.iter_mut().zip(row.iter().zip(g.iter().zip(u))) {
+                *value = (*a - mean).mul_add(by_y, by_u.mul_add(*u, by_g.mul_add(*g, constant)));
             }
         });
         from_host(values, a.shape(), a.dtype())

@@ -19,7 +19,8 @@ const PARALLEL: usize = 1 << 18;
 const STRIP: usize = 32;
 
 /// The rows of each segment.
-struct Groups {
+#[derive(Debug)]
+pub(crate) struct Groups {
     /// The rows segment by segment; none if they are in that order already.
     order: Option<Vec<usize>>,
     /// Where each segment begins in that order, and where the last one ends.
@@ -27,7 +28,7 @@ struct Groups {
 }
 
 impl Groups {
-    fn new(segments: &[i64], count: usize) -> Self {
+    pub(crate) fn new(segments: &[i64], count: usize) -> Self {
         let mut starts = vec![0; count + 1];
         segments.iter().for_each(|&segment| starts[segment as usize + 1] += 1);
         (0..count).for_each(|segment| starts[segment + 1] += starts[segment]);
@@ -43,13 +44,20 @@ impl Groups {
         Self { order, starts }
     }
 
-    /// The rows of all segments.
-    fn count(&self) -> usize {
+    /// The number of rows of all segments.
+    pub(crate) fn count(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
     }
 
-    fn rows(&self, segment: usize) -> Range<usize> {
+    /// The places of a segment's rows.
+    pub(crate) fn rows(&self, segment: usize) -> Range<usize> {
         self.starts[segment]..self.starts[segment + 1]
+    }
+
+    /// The row at a place.
+    #[inline(always)]
+    pub(crate) fn row(&self, place: usize) -> usize {
+        self.order.as_ref().map_or(place, |order| order[place])
     }
 
     /// `values`' rows of `width` elements, grouped; the values themselves if they are in order already.
@@ -58,6 +66,16 @@ impl Groups {
         let mut grouped = Vec::with_capacity(values.len());
         order.iter().for_each(|&row| grouped.extend_from_slice(&values[row * width..(row + 1) * width]));
         grouped.into()
+    }
+
+    /// The reverse of [`Self::grouped`].
+    pub(crate) fn scattered<R: Real>(&self, grouped: Vec<R>, width: usize) -> Vec<R> {
+        let Some(order) = &self.order else { return grouped };
+        let mut values = vec![R::default(); grouped.len()];
+        for (&row, grouped) in order.iter().zip(grouped.chunks_exact(width.max(1))) {
+            values[row * width..(row + 1) * width].copy_from_slice(grouped);
+        }
+        values
     }
 }
 
@@ -140,13 +158,6 @@ pub(crate) fn contract(
                 product(Matrix::new(values, rows, width_in), block, strip.out);
             });
         }
-        if let Some(order) = &groups.order {
-            let mut scattered = vec![R::default(); results.len()];
-            for (&row, values) in order.iter().zip(results.chunks_exact(width_out.max(1))) {
-                scattered[row * width_out..(row + 1) * width_out].copy_from_slice(values);
-            }
-            results = scattered;
-        }
-        from_host(results, shape, rows.dtype())
+        from_host(groups.scattered(results, width_out), shape, rows.dtype())
     })
 }

@@ -5,7 +5,9 @@ use burn_backend::{BoolDType, Scalar, Shape};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
 use super::{FLOATS, NUMBERS, broadcast_shape, check_dtypes, sum_to};
-use crate::{DType, Misuse, Tensor};
+use crate::kernel::activation::Activation;
+use crate::kernel::elementwise::Arithmetic;
+use crate::{DType, Misuse, Tensor, kernel};
 
 type Binary = fn(DispatchTensor, DispatchTensor) -> DispatchTensor;
 
@@ -28,6 +30,18 @@ fn reshaped(a: &Tensor, sizes: Vec<usize>) -> DispatchTensor {
     }
 }
 
+/// With our own kernel where it knows the way in which the operands stretch, else with burn's.
+fn run_arithmetic(
+    function: Arithmetic,
+    a: &Tensor,
+    b: &Tensor,
+    shape: &[usize],
+    [float, integer]: [Binary; 2],
+) -> DispatchTensor {
+    let own = a.dtype().is_float().then(|| kernel::elementwise::arithmetic(function, a, b, shape)).flatten();
+    own.unwrap_or_else(|| run_binary(a, b, shape.len(), float, integer))
+}
+
 fn run_binary(a: &Tensor, b: &Tensor, rank: usize, float: Binary, integer: Binary) -> DispatchTensor {
     // Burn's kernels want rank 1 at least.
     let rank_at_least_one = rank.max(1);
@@ -41,7 +55,7 @@ fn run_binary(a: &Tensor, b: &Tensor, rank: usize, float: Binary, integer: Binar
 }
 
 macro_rules! arithmetic {
-    ($(#[$doc:meta])* $name:ident, $label:literal, $dtypes:expr, $float:ident, $integer:ident, |$step:ident, $a:ident, $b:ident, $g:ident| $left:expr, $right:expr) => {
+    ($(#[$doc:meta])* $name:ident, $label:literal, $function:ident, $dtypes:expr, $float:ident, $integer:ident, |$step:ident, $a:ident, $b:ident, $g:ident| $left:expr, $right:expr) => {
         $(#[$doc])*
         ///
         /// # Errors
@@ -54,7 +68,7 @@ macro_rules! arithmetic {
                 &shape,
                 a.dtype(),
                 &[a, b],
-                || run_binary(a, b, shape.len(), Dispatch::$float, Dispatch::$integer),
+                || run_arithmetic(Arithmetic::$function, a, b, &shape, [Dispatch::$float, Dispatch::$integer]),
                 |$step| {
                     let ($a, $b) = (&$step.inputs[0], &$step.inputs[1]);
                     $step.gradients(&[
@@ -69,19 +83,19 @@ macro_rules! arithmetic {
 
 arithmetic!(
     /// `a + b`; integers wrap.
-    add, "elementwise.add", NUMBERS, float_add, int_add, |step, a, b, g| g.clone(), g.clone()
+    add, "elementwise.add", Add, NUMBERS, float_add, int_add, |step, a, b, g| g.clone(), g.clone()
 );
 arithmetic!(
     /// `a - b`; integers wrap.
-    subtract, "elementwise.subtract", NUMBERS, float_sub, int_sub, |step, a, b, g| g.clone(), negative(g)?
+    subtract, "elementwise.subtract", Subtract, NUMBERS, float_sub, int_sub, |step, a, b, g| g.clone(), negative(g)?
 );
 arithmetic!(
     /// `a * b`; integers wrap.
-    multiply, "elementwise.multiply", NUMBERS, float_mul, int_mul, |step, a, b, g| multiply(g, b)?, multiply(g, a)?
+    multiply, "elementwise.multiply", Multiply, NUMBERS, float_mul, int_mul, |step, a, b, g| multiply(g, b)?, multiply(g, a)?
 );
 arithmetic!(
     /// `a / b`; division by zero gives an infinity or NaN.
-    divide, "elementwise.divide", FLOATS, float_div, int_div,
+    divide, "elementwise.divide", Divide, FLOATS, float_div, int_div,
     |step, a, b, g| divide(g, b)?, negative(&divide(&multiply(g, step.output)?, b)?)?
 );
 
@@ -123,7 +137,7 @@ pub fn add_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
     const NAME: &str = "elementwise.add-scalar";
     a.expect_dtype(NAME, NUMBERS)?;
     let run = || match a.dtype() {
-        dtype if dtype.is_float() => Dispatch::float_add_scalar(a.value(), Scalar::Float(scalar)),
+        dtype if dtype.is_float() => kernel::elementwise::shifted(a, scalar),
         _ => Dispatch::int_add_scalar(a.value(), Scalar::Int(scalar as i64)),
     };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, |step| step.gradients(&[&|g| Ok(g.clone())]))
@@ -137,7 +151,7 @@ pub fn multiply_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
     const NAME: &str = "elementwise.multiply-scalar";
     a.expect_dtype(NAME, NUMBERS)?;
     let run = || match a.dtype() {
-        dtype if dtype.is_float() => Dispatch::float_mul_scalar(a.value(), Scalar::Float(scalar)),
+        dtype if dtype.is_float() => kernel::elementwise::scaled(a, scalar),
         _ => Dispatch::int_mul_scalar(a.value(), Scalar::Int(scalar as i64)),
     };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, move |step| {
@@ -194,7 +208,7 @@ macro_rules! unary {
         pub fn $name(a: &Tensor) -> Result<Tensor, Misuse> {
             a.expect_dtype($label, FLOATS)?;
             let run = || {
-                let $value = a.value();
+                let $value = a;
                 $run
             };
             Tensor::compute($label, a.shape(), a.dtype(), &[a], run, |step| {
@@ -219,61 +233,83 @@ pub fn negative(a: &Tensor) -> Result<Tensor, Misuse> {
 
 unary!(
     /// `1 / a`.
-    reciprocal, "elementwise.reciprocal", |v| Dispatch::float_recip(v),
+    reciprocal, "elementwise.reciprocal", |v| Dispatch::float_recip(v.value()),
     |a, y, g| negative(&multiply(g, &multiply(y, y)?)?)
 );
 unary!(
     /// `|a|`; its gradient at 0 is 0.
-    absolute, "elementwise.absolute", |v| Dispatch::float_abs(v), |a, y, g| multiply(g, &sign(a)?)
+    absolute, "elementwise.absolute", |v| Dispatch::float_abs(v.value()), |a, y, g| multiply(g, &sign(a)?)
 );
 unary!(
     /// -1, 0 or 1; its gradient is 0.
-    sign, "elementwise.sign", |v| Dispatch::float_sign(v),
+    sign, "elementwise.sign", |v| Dispatch::float_sign(v.value()),
     |a, y, g| Tensor::full(&g.device(), g.shape(), 0.0, g.dtype())
 );
 unary!(
     /// e to the power `a`.
-    exp, "elementwise.exp", |v| Dispatch::float_exp(v), |a, y, g| multiply(g, y)
+    exp, "elementwise.exp", |v| kernel::elementwise::exp(v), |a, y, g| multiply(g, y)
 );
 unary!(
     /// The natural logarithm; NaN below 0.
-    log, "elementwise.log", |v| Dispatch::float_log(v), |a, y, g| divide(g, a)
+    log, "elementwise.log", |v| Dispatch::float_log(v.value()), |a, y, g| divide(g, a)
 );
 unary!(
     /// The square root; NaN below 0, with an infinite gradient at 0.
-    sqrt, "elementwise.sqrt", |v| Dispatch::float_sqrt(v), |a, y, g| multiply_scalar(&divide(g, y)?, 0.5)
+    sqrt, "elementwise.sqrt", |v| Dispatch::float_sqrt(v.value()), |a, y, g| multiply_scalar(&divide(g, y)?, 0.5)
 );
 unary!(
     /// The sine of radians.
-    sin, "elementwise.sin", |v| Dispatch::float_sin(v), |a, y, g| multiply(g, &cos(a)?)
+    sin, "elementwise.sin", |v| Dispatch::float_sin(v.value()), |a, y, g| multiply(g, &cos(a)?)
 );
 unary!(
     /// The cosine of radians.
-    cos, "elementwise.cos", |v| Dispatch::float_cos(v), |a, y, g| negative(&multiply(g, &sin(a)?)?)
+    cos, "elementwise.cos", |v| Dispatch::float_cos(v.value()), |a, y, g| negative(&multiply(g, &sin(a)?)?)
 );
 unary!(
     /// The hyperbolic tangent.
-    tanh, "elementwise.tanh", |v| Dispatch::float_tanh(v),
+    tanh, "elementwise.tanh", |v| Dispatch::float_tanh(v.value()),
     |a, y, g| subtract(g, &multiply(g, &multiply(y, y)?)?)
 );
 unary!(
     /// The error function; its derivative is `2 / sqrt(pi) exp(-a^2)`.
-    erf, "elementwise.erf", |v| Dispatch::float_erf(v),
+    erf, "elementwise.erf", |v| Dispatch::float_erf(v.value()),
     |a, y, g| multiply(g, &multiply_scalar(&exp(&negative(&multiply(a, a)?)?)?, std::f64::consts::FRAC_2_SQRT_PI)?)
 );
-unary!(
-    /// `1 / (1 + exp(-a))`.
-    sigmoid, "elementwise.sigmoid", |v| crate::kernel::sigmoid(v),
-    |a, y, g| multiply(g, &multiply(y, &add_scalar(&negative(y)?, 1.0)?)?)
-);
+/// `1 / (1 + exp(-a))`.
+///
+/// # Errors
+/// `a` is not floating-point, or the quota is exceeded.
+pub fn sigmoid(a: &Tensor) -> Result<Tensor, Misuse> {
+    activation("elementwise.sigmoid", Activation::Sigmoid, a, None, 0)
+}
 
 /// `a * sigmoid(a)`.
 ///
 /// # Errors
 /// `a` is not floating-point, or the quota is exceeded.
 pub fn silu(a: &Tensor) -> Result<Tensor, Misuse> {
-    a.expect_dtype("elementwise.silu", FLOATS)?;
-    multiply(a, &sigmoid(a)?)
+    activation("elementwise.silu", Activation::Silu, a, None, 0)
+}
+
+/// The derivative of this order at each element, times `factor`; its own derivatives are of the same form.
+fn activation(
+    operation: &'static str,
+    function: Activation,
+    a: &Tensor,
+    factor: Option<&Tensor>,
+    order: usize,
+) -> Result<Tensor, Misuse> {
+    a.expect_dtype(operation, FLOATS)?;
+    let inputs: Vec<&Tensor> = std::iter::once(a).chain(factor).collect();
+    let run = || kernel::activation::derivative(function, a, factor, order);
+    Tensor::compute(operation, a.shape(), a.dtype(), &inputs, run, move |step| {
+        let a = &step.inputs[0];
+        let derived = |factor: &Tensor, order| activation(operation, function, a, Some(factor), order);
+        match step.inputs.get(1) {
+            None => step.gradients(&[&|g| derived(g, order + 1)]),
+            Some(factor) => step.gradients(&[&|g| derived(&multiply(g, factor)?, order + 1), &|g| derived(g, order)]),
+        }
+    })
 }
 
 macro_rules! comparison {
@@ -368,7 +404,7 @@ pub fn where_(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Misu
     check_dtypes(NAME, &[a, b], &[DType::Float32, DType::Float64, DType::Int32, DType::Int64, DType::Boolean])?;
     let sides = broadcast_shape(NAME, a.shape(), b.shape())?;
     let shape = broadcast_shape(NAME, condition.shape(), &sides)?;
-    let run = || crate::kernel::select_where(condition, a, b, &shape);
+    let run = || kernel::select_where(condition, a, b, &shape);
     let mask = condition.clone();
     Tensor::compute(NAME, &shape, a.dtype(), &[a, b], run, move |step| {
         step.gradients(&[&|g| sum_to(&where_(&mask, g, &zero_like(g)?)?, step.inputs[0].shape()), &|g| {

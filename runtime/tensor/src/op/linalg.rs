@@ -48,8 +48,12 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
     let batch = broadcast_shape(NAME, &a.shape()[..rank_a - 2], &b.shape()[..rank_b - 2])?;
     let mut result = batch.clone();
     result.extend([a.shape()[rank_a - 2], b.shape()[rank_b - 1]]);
+    if rank_b == 2 {
+        // The rows of all matrices of `a` are those of one.
+        return product(NAME, a, false, b, false, &result);
+    }
     let run = || {
-        if result.contains(&0) || columns == 0 {
+        if columns == 0 {
             return kernel::zeros(&result, a.dtype());
         }
         let stretched = |operand: &Tensor| {
@@ -67,6 +71,31 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
         step.gradients(&[&|g| sum_to(&matmul(g, &transpose(b)?)?, a.shape()), &|g| {
             sum_to(&matmul(&transpose(a)?, g)?, b.shape())
         }])
+    })
+}
+
+/// The product of two matrices, either of which may be taken transposed; all axes of an operand but the last are its rows. The derivatives of such a product are
+/// such products, whose results lie in memory as the operands do: transposing a view would leave that to each kernel after it.
+pub(crate) fn product(
+    operation: &'static str,
+    a: &Tensor,
+    a_transposed: bool,
+    b: &Tensor,
+    b_transposed: bool,
+    shape: &[usize],
+) -> Result<Tensor, Misuse> {
+    let run = || kernel::matrix::product((a, a_transposed), (b, b_transposed), None, shape);
+    Tensor::compute(operation, shape, a.dtype(), &[a, b], run, move |step| {
+        let (a, b) = (&step.inputs[0], &step.inputs[1]);
+        let by_a = |g: &Tensor| match a_transposed {
+            false => product(operation, g, false, b, !b_transposed, a.shape()),
+            true => product(operation, b, b_transposed, g, true, a.shape()),
+        };
+        let by_b = |g: &Tensor| match b_transposed {
+            false => product(operation, a, !a_transposed, g, false, b.shape()),
+            true => product(operation, g, true, a, a_transposed, b.shape()),
+        };
+        step.gradients(&[&by_a, &by_b])
     })
 }
 

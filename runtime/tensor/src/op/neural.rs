@@ -1,7 +1,122 @@
 //! What neural networks repeat so often that one kernel pays.
 
-use super::{FLOATS, check_axis, elementwise, reduce};
+mod attention;
+
+use smallvec::SmallVec;
+
+use super::{FLOATS, check_axis, check_dtypes, elementwise, linalg, reduce, shape};
+use crate::autodiff::gradients_by_parts;
+use crate::tensor::Sizes;
 use crate::{Misuse, Tensor, kernel};
+
+pub use attention::attention;
+
+/// `a weight`, plus `bias` in every row: `[.., inputs]`, `[inputs, outputs]` and `[outputs]` to `[.., outputs]`.
+///
+/// # Errors
+/// The sizes do not fit, `a` has no axis, or the dtypes differ.
+pub fn linear(a: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor, Misuse> {
+    const NAME: &str = "neural.linear";
+    let operands: SmallVec<[&Tensor; 3]> = [a, weight].into_iter().chain(bias).collect();
+    check_dtypes(NAME, &operands, FLOATS)?;
+    let fits = weight.shape().len() == 2
+        && a.shape().last() == Some(&weight.shape()[0])
+        && bias.is_none_or(|bias| bias.shape() == &weight.shape()[1..]);
+    if !fits {
+        let bias = bias.map(|bias| format!(" and the bias {:?}", bias.shape())).unwrap_or_default();
+        return Err(Misuse::new(
+            NAME,
+            format!(
+                "`a` has shape {:?}, the weight {:?}{bias}, expected [.., inputs], [inputs, outputs] and [outputs]",
+                a.shape(),
+                weight.shape()
+            ),
+        ));
+    }
+    let mut shape = Sizes::from_slice(a.shape());
+    shape[a.shape().len() - 1] = weight.shape()[1];
+    let run = || kernel::matrix::product((a, false), (weight, false), bias, &shape);
+    Tensor::compute(NAME, &shape, a.dtype(), &operands, run, |step| {
+        let (a, weight) = (&step.inputs[0], &step.inputs[1]);
+        step.gradients(&[
+            &|g| linalg::product(NAME, g, false, weight, true, a.shape()),
+            &|g| linalg::product(NAME, a, true, g, false, weight.shape()),
+            &|g| {
+                let axes: Sizes = (0..g.shape().len() - 1).collect();
+                // No axes would mean all of them.
+                if axes.is_empty() { Ok(g.clone()) } else { reduce::sum(g, &axes, false) }
+            },
+        ])
+    })
+}
+
+/// A gated linear unit: `values * sigmoid(gates)`, where the first half of the last axis are values and the second gates (Dauphin and others 2017).
+///
+/// # Errors
+/// The last axis is missing or of odd size, or `a` is not floating-point.
+pub fn gated_linear_unit(a: &Tensor) -> Result<Tensor, Misuse> {
+    a.expect_dtype(GATED, FLOATS)?;
+    let mut shape = Sizes::from_slice(a.shape());
+    match shape.last_mut() {
+        Some(size) if *size % 2 == 0 => *size /= 2,
+        _ => {
+            return Err(Misuse::new(
+                GATED,
+                format!("shape is {:?}, expected a last axis of values and as many gates", a.shape()),
+            ));
+        }
+    }
+    let run = || kernel::activation::gated(a, &shape);
+    Tensor::compute(GATED, &shape, a.dtype(), &[a], run, |step| {
+        step.gradients(&[&|g| gated_gradient(&step.inputs[0], g)])
+    })
+}
+
+const GATED: &str = "neural.gated-linear-unit";
+
+/// With `J(a)` the Jacobian of the unit: its transpose times `c`, which has the shape of the unit's output.
+fn gated_gradient(a: &Tensor, c: &Tensor) -> Result<Tensor, Misuse> {
+    let run = || kernel::activation::gated_gradient(a, c);
+    Tensor::compute(GATED, a.shape(), a.dtype(), &[a, c], run, |step| {
+        let (a, c) = (&step.inputs[0], &step.inputs[1]);
+        step.gradients(&[&|u| gated_curvature(a, c, u), &|u| gated_tangent(a, u)])
+    })
+}
+
+/// `J(a) u` for a `u` of `a`'s shape.
+fn gated_tangent(a: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
+    let mut shape = Sizes::from_slice(a.shape());
+    if let Some(size) = shape.last_mut() {
+        *size /= 2;
+    }
+    let run = || kernel::activation::gated_tangent(a, u, &shape);
+    Tensor::compute(GATED, &shape, a.dtype(), &[a, u], run, |step| {
+        let (a, u) = (&step.inputs[0], &step.inputs[1]);
+        step.gradients(&[&|c| gated_curvature(a, c, u), &|c| gated_gradient(a, c)])
+    })
+}
+
+/// The gradient of `c . J(a) u` by `a`. Its own derivatives are of an order that is asked for rarely.
+fn gated_curvature(a: &Tensor, c: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
+    use elementwise::{add, add_scalar, multiply, multiply_scalar, sigmoid};
+    let run = || kernel::activation::gated_curvature(a, c, u);
+    Tensor::compute(GATED, a.shape(), a.dtype(), &[a, c, u], run, |step| {
+        gradients_by_parts(step, |inputs| {
+            let [a, c, u] = inputs else { unreachable!("a curvature has three inputs") };
+            let axis = a.shape().len() - 1;
+            let half = a.shape()[axis] / 2;
+            let halves = |x: &Tensor| Ok((shape::slice(x, axis, 0, half)?, shape::slice(x, axis, half, 2 * half)?));
+            let ((values, gates), (u_values, u_gates)) = (halves(a)?, halves(u)?);
+            // s' = s (1 - s) and s'' = s' (1 - 2 s).
+            let s = sigmoid(&gates)?;
+            let rest = add_scalar(&multiply_scalar(&s, -2.0)?, 1.0)?;
+            let slope = multiply(c, &multiply(&s, &add_scalar(&multiply_scalar(&s, -1.0)?, 1.0)?)?)?;
+            let bend = multiply(&multiply(&u_gates, &values)?, &rest)?;
+            let parts = [multiply(&slope, &u_gates)?, multiply(&slope, &add(&u_values, &bend)?)?];
+            shape::concatenate(&parts.iter().collect::<Vec<_>>(), axis)
+        })
+    })
+}
 
 /// `exp(a) / sum(exp(a))` along `axis`, shifted by the maximum.
 ///
@@ -65,9 +180,7 @@ fn jacobian_product(
     })
 }
 
-/// The gradient of `u . J(a) g` by `a`. With `y` the normalised input, `s` its root and `n` the size of the axis,
-/// `u . J g = (u' . g' - (y . u)(y . g) / n) / s`, where `'` centres; and `ds/da = y / n`, `dy/da = J`. So it is
-/// `-(y / (n s)) (u . J g) - ((y . g) J u + (y . u) J g) / (n s)`.
+/// The gradient of `u . J(a) g` by `a`. Its own derivatives are of an order that is asked for rarely.
 fn curvature(
     operation: &'static str,
     a: &Tensor,
@@ -76,7 +189,22 @@ fn curvature(
     epsilon: f64,
     centred: bool,
 ) -> Result<Tensor, Misuse> {
+    let run = || kernel::norm::curvature(a, g, u, epsilon, centred);
+    Tensor::compute(operation, a.shape(), a.dtype(), &[a, g, u], run, move |step| {
+        gradients_by_parts(step, |inputs| composed_curvature(operation, inputs, epsilon, centred))
+    })
+}
+
+/// With `y` the normalised input, `s` its root and `n` the size of the axis, `u . J g = (u' . g' - (y . u)(y . g) / n) / s`, where `'` centres; and
+/// `ds/da = y / n`, `dy/da = J`. So the gradient is `-(y / (n s)) (u . J g) - ((y . g) J u + (y . u) J g) / (n s)`.
+fn composed_curvature(
+    operation: &'static str,
+    inputs: &[Tensor],
+    epsilon: f64,
+    centred: bool,
+) -> Result<Tensor, Misuse> {
     use elementwise::{add, divide, multiply, multiply_scalar};
+    let [a, g, u] = inputs else { unreachable!("a curvature has three inputs") };
     let last = a.shape().len() - 1;
     let size = a.shape()[last] as f64;
     let dot = |x: &Tensor, z: &Tensor| reduce::sum(&multiply(x, z)?, &[last], true);

@@ -142,6 +142,23 @@ for width in [3, 20]:
     case("neural.layer-norm", lambda a: torch.nn.functional.layer_norm(a, [width], eps=1e-5), normal(4, width), epsilon=1e-5)
     case("neural.rms-norm", lambda a: torch.nn.functional.rms_norm(a, [width], eps=1e-5), normal(4, width), epsilon=1e-5)
 
+case("neural.linear", lambda a, w, b: a @ w + b, normal(2, 3, 4), normal(4, 2), normal(2))
+case("neural.linear", lambda a, w: a @ w, normal(3, 4), normal(4, 5))
+case("neural.gated-linear-unit", lambda a: torch.nn.functional.glu(a, -1), normal(3, 10))
+neighbourhoods = torch.tensor([1, 0, 1, 3, 0, 1, 1])
+
+
+def attention(queries, keys, values, bias, heads=2, scale=0.7):
+    """One padded sequence for all rows, in which those of other segments are masked."""
+    split = lambda x: x.reshape(len(x), heads, -1).transpose(0, 1)
+    scores = scale * split(queries) @ split(keys).transpose(1, 2) + bias
+    scores = scores.masked_fill(neighbourhoods[:, None] != neighbourhoods[None, :], -math.inf)
+    return (torch.softmax(scores, 2) @ split(values)).transpose(0, 1).reshape(len(queries), -1)
+
+
+rows_of_attention = [normal(7, 6), normal(7, 6), normal(7, 6), normal(7)]
+case("neural.attention", attention, *rows_of_attention, segments=stored(neighbourhoods), count=4, heads=2, scale=0.7)
+
 # --- segment
 segments = torch.tensor([2, 0, 2, 3, 0, 2])
 

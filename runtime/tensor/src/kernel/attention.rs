@@ -1,0 +1,297 @@
+//! Attention within segments: products of the rows of each segment with one another, and softmax over them.
+//!
+//! A *matrix of weights* has one entry for each head and each pair of rows of one segment. It is stored as one row of numbers: segment by segment,
+//! and within a segment `[heads, rows, rows]`, row-major. No entry is padding, however much the segments differ in size.
+
+use std::ops::Range;
+
+use burn_dispatch::DispatchTensor;
+use rayon::prelude::*;
+
+use super::segment::Groups;
+use super::{Real, for_float, vectorised};
+use crate::Tensor;
+use crate::tensor::from_host;
+
+/// Below this many multiplications a second thread costs more than it gives.
+const PARALLEL: usize = 1 << 16;
+/// The numbers that are worked on together.
+const LANES: usize = 8;
+
+/// Which rows attend to one another.
+#[derive(Debug)]
+pub(crate) struct Neighbourhoods {
+    groups: Groups,
+    heads: usize,
+    /// Where the entries of each segment begin, and where the last one's end.
+    starts: Vec<usize>,
+}
+
+impl Neighbourhoods {
+    /// None if there are more entries than can be counted.
+    pub(crate) fn new(segments: &Tensor, count: usize, heads: usize) -> Option<Self> {
+        let groups = Groups::new(segments.host().values(), count);
+        let mut starts = Vec::with_capacity(count + 1);
+        let mut end = 0_usize;
+        starts.push(end);
+        for segment in 0..count {
+            let rows = groups.rows(segment).len();
+            end = end.checked_add(rows.checked_mul(rows)?.checked_mul(heads)?)?;
+            starts.push(end);
+        }
+        Some(Self { groups, heads, starts })
+    }
+
+    /// The number of entries of a matrix of weights.
+    pub(crate) fn entries(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    fn segments(&self) -> usize {
+        self.starts.len() - 1
+    }
+
+    fn size(&self, segment: usize) -> usize {
+        self.groups.rows(segment).len()
+    }
+
+    fn range(&self, segment: usize) -> Range<usize> {
+        self.starts[segment]..self.starts[segment + 1]
+    }
+
+    /// The row at each place of a segment.
+    fn rows(&self, segment: usize) -> impl Iterator<Item = usize> + '_ {
+        self.groups.rows(segment).map(|place| self.groups.row(place))
+    }
+
+    /// A matrix of weights, each segment's part filled on its own.
+    fn weights<R: Real>(&self, work: usize, fill: impl Fn(usize, &mut [R]) + Send + Sync) -> Vec<R> {
+        let mut values = vec![R::default(); self.entries()];
+        let mut parts = Vec::with_capacity(self.segments());
+        let mut rest = values.as_mut_slice();
+        for segment in 0..self.segments() {
+            let (part, after) = rest.split_at_mut(self.range(segment).len());
+            parts.push((segment, part));
+            rest = after;
+        }
+        let run = |(segment, part): (usize, &mut [R])| {
+            vectorised(
+                #[inline(always)]
+                || fill(segment, part),
+            )
+        };
+        if work < PARALLEL {
+            parts.into_iter().for_each(run)
+        } else {
+            parts.into_par_iter().for_each(run)
+        }
+        values
+    }
+
+    /// Rows of `width` numbers, each segment's filled on their own, in the order of its places.
+    fn by_rows<R: Real>(&self, width: usize, work: usize, fill: impl Fn(usize, &mut [R]) + Send + Sync) -> Vec<R> {
+        let count = self.groups.count() * width;
+        let mut grouped = vec![R::default(); count];
+        let mut parts = Vec::with_capacity(self.segments());
+        let mut rest = grouped.as_mut_slice();
+        for segment in 0..self.segments() {
+            let (part, after) = rest.split_at_mut(self.size(segment) * width);
+            parts.push((segment, part));
+            rest = after;
+        }
+        let run = |(segment, part): (usize, &mut [R])| {
+            vectorised(
+                #[inline(always)]
+                || fill(segment, part),
+            )
+        };
+        if work < PARALLEL {
+            parts.into_iter().for_each(run)
+        } else {
+            parts.into_par_iter().for_each(run)
+        }
+        self.groups.scattered(grouped, width)
+    }
+}
+
+/// `out[h, i, j] = sum over d of left[i, h, d] * right[j, h, d]` for rows `i` and `j` of each segment; `left` and `right` are `[rows, heads * width]`.
+pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+    let (features, dtype) = (left.shape()[1], left.dtype());
+    let (left_host, right_host) = (left.host(), right.host());
+    let width = features / neighbourhoods.heads;
+    for_float!(dtype, R => {
+        let (left, right) = (left_host.values::<R>(), right_host.values::<R>());
+        let work = neighbourhoods.entries().saturating_mul(width);
+        let values = neighbourhoods.weights::<R>(work, #[inline(always)] |segment, part| {
+            let size = neighbourhoods.size(segment);
+            let blocks = size.div_ceil(LANES);
+            // One head's part of the right rows, turned: LANES rows side by side.
+            let mut turned = vec![[R::default(); LANES]; blocks * width];
+            for head in 0..neighbourhoods.heads {
+                let columns = head * width..(head + 1) * width;
+                for (place, row) in neighbourhoods.rows(segment).enumerate() {
+                    let block = &mut turned[place / LANES * width..][..width];
+                    for (values, value) in block.iter_mut().zip(&right[row * features..][columns.clone()]) {
+                        values[place % LANES] = *value;
+                    }
+                }
+                for (place, row) in neighbourhoods.rows(segment).enumerate() {
+                    let factors = &left[row * features..][columns.clone()];
+                    let out = &mut part[(head * size + place) * size..][..size];
+                    for (out, block) in out.chunks_mut(LANES).zip(turned.chunks_exact(width.max(1))) {
+                        let mut totals = [R::default(); LANES];
+                        for (factor, values) in factors.iter().zip(block) {
+                            for lane in 0..LANES {
+                                totals[lane] = factor.mul_add(values[lane], totals[lane]);
+                            }
+                        }
+                        out.copy_from_slice(&totals[..out.len()]);
+                    }
+                }
+            }
+        });
+        from_host(values, &[neighbourhoods.entries()], dtype)
+    })
+}
+
+/// `out[i, h, d] = sum over j of weights[h, i, j] * rows[j, h, d]`, or with `transposed` the sum over `i` of `weights[h, i, j] * rows[i, h, d]`.
+pub(crate) fn mix(
+    weights: &Tensor,
+    rows: &Tensor,
+    neighbourhoods: &Neighbourhoods,
+    transposed: bool,
+) -> DispatchTensor {
+    let features = rows.shape()[1];
+    let width = features / neighbourhoods.heads;
+    let (weights_host, rows_host) = (weights.host(), rows.host());
+    for_float!(rows.dtype(), R => {
+        let (all_weights, values) = (weights_host.values::<R>(), rows_host.values::<R>());
+        let work = neighbourhoods.entries().saturating_mul(width);
+        let results = neighbourhoods.by_rows::<R>(features, work, #[inline(always)] |segment, part| {
+            let size = neighbourhoods.size(segment);
+            let weights = &all_weights[neighbourhoods.range(segment)];
+            for (other, row) in neighbourhoods.rows(segment).enumerate() {
+                let values = &values[row * features..][..features];
+                for (place, out) in part.chunks_exact_mut(features.max(1)).enumerate() {
+                    let (i, j) = if transposed { (other, place) } else { (place, other) };
+                    let heads = out.chunks_exact_mut(width.max(1)).zip(values.chunks_exact(width.max(1)));
+                    for (head, (out, values)) in heads.enumerate() {
+                        let weight = weights[(head * size + i) * size + j];
+                        out.iter_mut().zip(values).for_each(|(out, value)| *out = weight.mul_add(*value, *out));
+                    }
+                }
+            }
+        });
+        from_host(results, rows.shape(), rows.dtype())
+    })
+}
+
+/// `out[h, i, j] = values[j]`.
+pub(crate) fn columns(values: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+    let host = values.host();
+    for_float!(values.dtype(), R => {
+        let values_of_rows = host.values::<R>();
+        let weights = neighbourhoods.weights::<R>(0, #[inline(always)] |segment, part| {
+            let row: Vec<R> = neighbourhoods.rows(segment).map(|row| values_of_rows[row]).collect();
+            part.chunks_exact_mut(row.len().max(1)).for_each(|out| out.copy_from_slice(&row));
+        });
+        from_host(weights, &[neighbourhoods.entries()], values.dtype())
+    })
+}
+
+/// The transpose of [`columns`]: `out[j]` is the sum over `h` and `i` of `weights[h, i, j]`.
+pub(crate) fn column_sums(weights: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+    let host = weights.host();
+    for_float!(weights.dtype(), R => {
+        let weights_values = host.values::<R>();
+        let sums = neighbourhoods.by_rows::<R>(1, 0, #[inline(always)] |segment, part| {
+            for row in weights_values[neighbourhoods.range(segment)].chunks_exact(part.len().max(1)) {
+                part.iter_mut().zip(row).for_each(|(sum, weight)| *sum += *weight);
+            }
+        });
+        from_host(sums, &[neighbourhoods.groups.count()], weights.dtype())
+    })
+}
+
+/// Calls `row` with each row of a matrix of weights, and the same rows of others.
+fn for_each_row<R: Real, const N: usize>(
+    inputs: [&[R]; N],
+    neighbourhoods: &Neighbourhoods,
+    row: impl Fn([&[R]; N], &mut [R]) + Send + Sync,
+) -> Vec<R> {
+    neighbourhoods.weights::<R>(
+        neighbourhoods.entries(),
+        #[inline(always)]
+        |segment, part| {
+            let size = neighbourhoods.size(segment);
+            let range = neighbourhoods.range(segment);
+            for (k, out) in part.chunks_exact_mut(size.max(1)).enumerate() {
+                row(inputs.map(|input| &input[range.start + k * size..][..size]), out);
+            }
+        },
+    )
+}
+
+/// The sum of a row, in a fixed order.
+#[inline(always)]
+fn total<R: Real>(values: impl Iterator<Item = R>) -> R {
+    values.fold(
+        R::default(),
+        #[inline(always)]
+        |sum, value| sum + value,
+    )
+}
+
+/// Softmax of every row.
+pub(crate) fn softmax(scores: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+    let host = scores.host();
+    for_float!(scores.dtype(), R => {
+        let values = for_each_row::<R, 1>([host.values()], neighbourhoods, #[inline(always)] |[row], out| {
+            let largest = row.iter().fold(row[0], #[inline(always)] |a, b| if *b > a { *b } else { a });
+            out.iter_mut().zip(row).for_each(|(out, score)| *out = (*score - largest).exp());
+            let scale = R::from_f64(1.0) / total(out.iter().copied());
+            out.iter_mut().for_each(|out| *out *= scale);
+        });
+        from_host(values, scores.shape(), scores.dtype())
+    })
+}
+
+/// `y (g - <y, g>)` for every row: the product with the Jacobian of the softmax `y`, which is symmetric.
+pub(crate) fn softmax_product(y: &Tensor, g: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+    let (y_host, g_host) = (y.host(), g.host());
+    for_float!(y.dtype(), R => {
+        let inputs = [y_host.values(), g_host.values()];
+        let values = for_each_row::<R, 2>(inputs, neighbourhoods, #[inline(always)] |[y, g], out| {
+            let overlap = total(y.iter().zip(g).map(|(y, g)| *y * *g));
+            out.iter_mut().zip(y.iter().zip(g)).for_each(|(out, (y, g))| *out = *y * (*g - overlap));
+        });
+        from_host(values, y.shape(), y.dtype())
+    })
+}
+
+/// `u g - u <y, g> - g <y, u>` for every row: the gradient of `<u, y (g - <y, g>)>` by `y`.
+pub(crate) fn softmax_curvature([y, g, u]: [&Tensor; 3], neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+    let hosts = [y, g, u].map(Tensor::host);
+    for_float!(y.dtype(), R => {
+        let inputs = [hosts[0].values(), hosts[1].values(), hosts[2].values()];
+        let values = for_each_row::<R, 3>(inputs, neighbourhoods, #[inline(always)] |[y, g, u], out| {
+            let with_g = total(y.iter().zip(g).map(|(y, g)| *y * *g));
+            let with_u = total(y.iter().zip(u).map(|(y, u)| *y * *u));
+            for k in 0..out.len() {
+                out[k] = u[k] * (g[k] - with_g) - g[k] * with_u;
+            }
+        });
+        from_host(values, y.shape(), y.dtype())
+    })
+}
+
+/// Every entry becomes the sum of its row.
+pub(crate) fn row_sums(weights: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+    let host = weights.host();
+    for_float!(weights.dtype(), R => {
+        let values = for_each_row::<R, 1>([host.values()], neighbourhoods, #[inline(always)] |[row], out| {
+            out.fill(total(row.iter().copied()));
+        });
+        from_host(values, weights.shape(), weights.dtype())
+    })
+}

@@ -1,0 +1,143 @@
+//! Attention within segments.
+//!
+//! Like the operations of `segment`, it is made of the partial derivatives of one trilinear form,
+//! `sum over s, h, i, j, d of w[s, h, i, j] * x[i, h, d] * y[j, h, d]`, of `w` spread from values of rows, and of the softmax of `w`'s rows. Each of these is one
+//! kernel, and the derivative of each is made of the others, to any order.
+
+use std::sync::Arc;
+
+use super::super::{check_indices, check_rank};
+use super::{FLOATS, check_dtypes, elementwise};
+use crate::autodiff::gradients_by_parts;
+use crate::kernel::attention::{self as kernel, Neighbourhoods};
+use crate::tensor::checked_bytes;
+use crate::{DType, Misuse, Tensor, memory};
+
+const NAME: &str = "neural.attention";
+
+/// Each row attends to the rows of its own segment (Vaswani and others 2017): `out[i, h] = sum over j of softmax over j (scale * queries[i, h] . keys[j, h] +
+/// bias[j]) * values[j, h]`. `queries`, `keys` and `values` are `[rows, heads * width]`, `bias` is `[rows]`, and row `p` belongs to segment `segments[p]`
+/// below `count`; the result is `[rows, heads * width]`.
+///
+/// # Errors
+/// The shapes do not fit, `heads` is 0 or does not divide the features, `scale` is not finite, a segment is not below `count`, or the dtypes differ.
+#[expect(clippy::too_many_arguments, reason = "an operation of the contract has the arguments that it has there")]
+pub fn attention(
+    queries: &Tensor,
+    keys: &Tensor,
+    values: &Tensor,
+    bias: &Tensor,
+    segments: &Tensor,
+    count: usize,
+    heads: usize,
+    scale: f64,
+) -> Result<Tensor, Misuse> {
+    check_dtypes(NAME, &[queries, keys, values, bias], FLOATS)?;
+    check_rank(NAME, "`queries`", queries, 2)?;
+    check_rank(NAME, "`segments`", segments, 1)?;
+    let shape = queries.shape();
+    if keys.shape() != shape
+        || values.shape() != shape
+        || bias.shape() != &shape[..1]
+        || segments.shape() != &shape[..1]
+    {
+        return Err(Misuse::new(
+            NAME,
+            format!(
+                "queries, keys, values, bias and segments have the shapes {shape:?}, {:?}, {:?}, {:?} and {:?}, expected three of [rows, features] and two of [rows]",
+                keys.shape(),
+                values.shape(),
+                bias.shape(),
+                segments.shape()
+            ),
+        ));
+    }
+    if heads == 0 || !shape[1].is_multiple_of(heads) {
+        return Err(Misuse::new(NAME, format!("{heads} heads do not share {} features evenly", shape[1])));
+    }
+    if !scale.is_finite() {
+        return Err(Misuse::new(NAME, format!("scale is {scale}, expected a finite number")));
+    }
+    check_indices(NAME, segments, count)?;
+    // What says where each segment is, before anything of that size is allocated.
+    let _tables = memory::reserve(NAME, checked_bytes(NAME, &[count, 2], DType::Int64)?)?;
+    let of = Arc::new(
+        Neighbourhoods::new(segments, count, heads)
+            .ok_or_else(|| Misuse::new(NAME, "the segments have more pairs of rows than can be counted"))?,
+    );
+    let weights = elementwise::multiply_scalar(&scores(queries, keys, &of)?, scale)?;
+    let weights = softmax(&elementwise::add(&weights, &columns(bias, &of)?)?, &of)?;
+    mix(&weights, values, &of, false)
+}
+
+/// The form's derivative by `w`: products of the rows of `x` with those of `y`.
+fn scores(x: &Tensor, y: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel::scores(x, y, of), of.clone());
+    Tensor::compute(NAME, &[of.entries()], x.dtype(), &[x, y], run, move |step| {
+        step.gradients(&[&|g| mix(g, &step.inputs[1], &within, false), &|g| mix(g, &step.inputs[0], &within, true)])
+    })
+}
+
+/// The form's derivative by `x`, or with `transposed` that by `y`: sums of rows, weighted by `w`.
+fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Neighbourhoods>, transposed: bool) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel::mix(weights, rows, of, transposed), of.clone());
+    Tensor::compute(NAME, rows.shape(), rows.dtype(), &[weights, rows], run, move |step| {
+        let (weights, rows) = (&step.inputs[0], &step.inputs[1]);
+        let by_weights = |g: &Tensor| if transposed { scores(rows, g, &within) } else { scores(g, rows, &within) };
+        step.gradients(&[&by_weights, &|g| mix(weights, g, &within, !transposed)])
+    })
+}
+
+/// `w[h, i, j] = values[j]`.
+fn columns(values: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel::columns(values, of), of.clone());
+    Tensor::compute(NAME, &[of.entries()], values.dtype(), &[values], run, move |step| {
+        step.gradients(&[&|g| column_sums(g, step.inputs[0].shape(), &within)])
+    })
+}
+
+/// The transpose of [`columns`].
+fn column_sums(weights: &Tensor, shape: &[usize], of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel::column_sums(weights, of), of.clone());
+    Tensor::compute(NAME, shape, weights.dtype(), &[weights], run, move |step| {
+        step.gradients(&[&|g| columns(g, &within)])
+    })
+}
+
+/// The softmax of each row of `w`.
+fn softmax(scores: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel::softmax(scores, of), of.clone());
+    Tensor::compute(NAME, scores.shape(), scores.dtype(), &[scores], run, move |step| {
+        step.gradients(&[&|g| softmax_product(step.output, g, &within)])
+    })
+}
+
+/// `y (g - <y, g>)` for each row: the product of the softmax's Jacobian, which is symmetric, with `g`.
+fn softmax_product(y: &Tensor, g: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel::softmax_product(y, g, of), of.clone());
+    Tensor::compute(NAME, y.shape(), y.dtype(), &[y, g], run, move |step| {
+        let (y, g) = (&step.inputs[0], &step.inputs[1]);
+        step.gradients(&[&|u| softmax_curvature(y, g, u, &within), &|u| softmax_product(y, u, &within)])
+    })
+}
+
+/// `u g - u <y, g> - g <y, u>` for each row. Its own derivatives are of an order that is asked for rarely.
+fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
+    use elementwise::{multiply, subtract};
+    let (run, within) = (|| kernel::softmax_curvature([y, g, u], of), of.clone());
+    Tensor::compute(NAME, y.shape(), y.dtype(), &[y, g, u], run, move |step| {
+        gradients_by_parts(step, |inputs| {
+            let [y, g, u] = inputs else { unreachable!("a curvature has three inputs") };
+            let overlap = |x: &Tensor| row_sums(&multiply(y, x)?, &within);
+            subtract(&multiply(u, &subtract(g, &overlap(g)?)?)?, &multiply(g, &overlap(u)?)?)
+        })
+    })
+}
+
+/// Each entry of `w` becomes the sum of its row: a symmetric operation, and so its own transpose.
+fn row_sums(weights: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel::row_sums(weights, of), of.clone());
+    Tensor::compute(NAME, weights.shape(), weights.dtype(), &[weights], run, move |step| {
+        step.gradients(&[&|g| row_sums(g, &within)])
+    })
+}
