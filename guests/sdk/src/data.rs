@@ -4,7 +4,7 @@ use crate::{
     Result,
     contract::data,
     info::{DType, DatasetInfo, Labels, NeighborListOptions},
-    tensor::Tensor,
+    tensor::{Tensor, handles},
 };
 
 /// Several systems as one disconnected graph: atoms are numbered through, system by system.
@@ -36,6 +36,16 @@ impl TrackedSystems {
     /// The systems that follow the leaves.
     pub fn systems(&self) -> Systems<'_> {
         Systems(&self.systems)
+    }
+}
+
+/// Systems that were turned.
+pub struct TransformedSystems(data::Systems);
+
+impl TransformedSystems {
+    /// The systems as they are now.
+    pub fn systems(&self) -> Systems<'_> {
+        Systems(&self.0)
     }
 }
 
@@ -117,6 +127,12 @@ impl<'a> Systems<'a> {
             positions: tracked.positions.map(Tensor::from_handle),
             strain: tracked.strain.map(Tensor::from_handle),
         }
+    }
+
+    /// The same systems turned: positions are `r . matrices[system]`, cells `cell . matrices[system]`, and the vectors of pairs follow. `matrices` is
+    /// `[systems, 3, 3]`, of the dtype of the positions; each MUST be orthogonal, because neighbour lists keep their pairs. Named data does not turn.
+    pub fn transform(&self, matrices: &Tensor) -> TransformedSystems {
+        TransformedSystems(self.0.transform(handles(&[matrices])[0]))
     }
 }
 

@@ -547,6 +547,10 @@ pub mod data {
                 strain: tracked.strain.map(Tensor),
             }
         }
+
+        pub fn transform(&self, matrices: &Tensor) -> Systems {
+            Systems(must(self.0.transform(&matrices.0)))
+        }
     }
 
     pub struct BatchOptions {

@@ -95,6 +95,11 @@ impl data::HostSystems for State {
         })
     }
 
+    fn transform(&mut self, systems: Resource<Systems>, matrices: Resource<Tensor>) -> Result<Resource<Systems>> {
+        let transformed = guarded(|| Ok(self.table.get(&systems)?.transform(self.tensor(&matrices)?)?))?;
+        self.hand_out(transformed)
+    }
+
     fn drop(&mut self, systems: Resource<Systems>) -> Result<()> {
         self.table.delete(systems)?;
         Ok(())

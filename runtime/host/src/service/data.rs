@@ -95,7 +95,10 @@ pub struct BatchOptions {
 /// Several systems as one disconnected graph.
 #[derive(Clone, Debug)]
 pub struct Systems {
+    /// As they were read: what neighbour lists are made of.
     plain: Arc<SystemsData>,
+    /// Where [`Systems::transform`] has brought them, if it has.
+    transformed: Option<Arc<Coordinates>>,
     extra_data: Arc<Vec<(String, kilnbox_data::TensorMap)>>,
     device: Device,
     dtype: DType,
@@ -105,6 +108,13 @@ pub struct Systems {
     /// Lists that were asked for: the second asker gets the same tensors, so that gradients meet.
     neighbors: RefCell<Vec<(NeighborListOptions, Neighbors)>>,
     tracked: bool,
+}
+
+/// Positions and cells in double precision, laid out as in [`SystemsData`].
+#[derive(Clone, Debug)]
+struct Coordinates {
+    positions: Vec<f64>,
+    cells: Vec<f64>,
 }
 
 /// Systems with leaves to differentiate by.
@@ -135,6 +145,7 @@ impl Systems {
             cells: Tensor::from_float64(device, &[systems, 3, 3], &plain.cells, dtype)?,
             system_indices: Tensor::from_int64(device, &[atoms], &plain.system_indices)?,
             plain: Arc::new(plain),
+            transformed: None,
             extra_data: Arc::new(extra_data),
             device: device.clone(),
             dtype,
@@ -223,7 +234,8 @@ impl Systems {
                 elementwise::add(&difference, &offset)?
             }
         } else {
-            Tensor::from_float64(&self.device, &[count, 3], &plain_vectors(&self.plain, &pairs), self.dtype)?
+            let (positions, cells) = self.coordinates();
+            Tensor::from_float64(&self.device, &[count, 3], &plain_vectors(positions, cells, &pairs), self.dtype)?
         };
         let neighbors = Neighbors { first, second, shifts, vectors };
         self.neighbors.borrow_mut().push((*options, neighbors.clone()));
@@ -260,6 +272,59 @@ impl Systems {
         Ok(TrackedSystems { systems, positions: leaf, strain })
     }
 
+    /// The same systems turned: positions are `r . matrices[system]`, cells `cell . matrices[system]`. Neighbour lists keep the pairs of the systems as
+    /// they were read.
+    ///
+    /// # Errors
+    /// `matrices` is not `[systems, 3, 3]` of the systems' dtype; the quota is exceeded.
+    pub fn transform(&self, matrices: &Tensor) -> Result<Self, Misuse> {
+        const NAME: &str = "data.systems.transform";
+        let (atoms, systems) = (self.plain.types.len(), self.plain.atom_counts.len());
+        if matrices.shape() != [systems, 3, 3] || matrices.dtype() != self.dtype {
+            return Err(Misuse::new(
+                NAME,
+                format!(
+                    "the matrices are {} {:?}, expected {} {:?}",
+                    matrices.dtype(),
+                    matrices.shape(),
+                    self.dtype,
+                    [systems, 3, 3]
+                ),
+            ));
+        }
+        let same = Self { neighbors: RefCell::default(), ..self.clone() };
+        if self.tracked || matrices.is_tracked() {
+            return Ok(Self {
+                positions: segment::contract_left(&self.positions, matrices, &self.system_indices)?,
+                cells: op::linalg::matmul(&self.cells, matrices)?,
+                tracked: true,
+                ..same
+            });
+        }
+        // From what was read, so that vectors of pairs are as precise as they were.
+        let matrices = matrices.read_float64()?;
+        let (positions, cells) = self.coordinates();
+        let system_of_atom = self.plain.system_indices.iter().map(|&system| system as usize);
+        let transformed = Coordinates {
+            positions: turned(positions, system_of_atom, &matrices),
+            cells: turned(cells, (0..3 * systems).map(|row| row / 3), &matrices),
+        };
+        Ok(Self {
+            positions: Tensor::from_float64(&self.device, &[atoms, 3], &transformed.positions, self.dtype)?,
+            cells: Tensor::from_float64(&self.device, &[systems, 3, 3], &transformed.cells, self.dtype)?,
+            transformed: Some(Arc::new(transformed)),
+            ..same
+        })
+    }
+
+    /// Positions and cells as they are, unless something is tracked.
+    fn coordinates(&self) -> (&[f64], &[f64]) {
+        match &self.transformed {
+            Some(transformed) => (&transformed.positions, &transformed.cells),
+            None => (&self.plain.positions, &self.plain.cells),
+        }
+    }
+
     fn identity_strain(&self) -> Result<Tensor, Misuse> {
         let count = self.plain.atom_counts.len();
         let identities = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0].repeat(count);
@@ -267,16 +332,25 @@ impl Systems {
     }
 }
 
+/// Every row of three times the matrix of its system, nine numbers each.
+fn turned(rows: &[f64], systems: impl Iterator<Item = usize>, matrices: &[f64]) -> Vec<f64> {
+    let times = |(row, system): (&[f64], usize)| {
+        let matrix = &matrices[9 * system..][..9];
+        std::array::from_fn::<f64, 3, _>(|axis| (0..3).map(|k| row[k] * matrix[3 * k + axis]).sum())
+    };
+    rows.chunks_exact(3).zip(systems).flat_map(times).collect()
+}
+
 /// `r_second - r_first + shift . cell` of every pair, in double precision whatever the run's dtype: differences of large coordinates lose digits.
-fn plain_vectors(systems: &SystemsData, pairs: &kilnbox_data::Pairs) -> Vec<f64> {
+fn plain_vectors(positions: &[f64], cells: &[f64], pairs: &kilnbox_data::Pairs) -> Vec<f64> {
     let mut vectors = Vec::with_capacity(3 * pairs.first.len());
     for pair in 0..pairs.first.len() {
         let (first, second) = (pairs.first[pair] as usize, pairs.second[pair] as usize);
-        let cell = &systems.cells[9 * pairs.systems[pair] as usize..][..9];
+        let cell = &cells[9 * pairs.systems[pair] as usize..][..9];
         let shift = &pairs.shifts[3 * pair..][..3];
         vectors.extend((0..3).map(|axis| {
             let offset: f64 = (0..3).map(|row| shift[row] as f64 * cell[3 * row + axis]).sum();
-            systems.positions[3 * second + axis] - systems.positions[3 * first + axis] + offset
+            positions[3 * second + axis] - positions[3 * first + axis] + offset
         }));
     }
     vectors
