@@ -31,6 +31,8 @@ pub mod statistics;
 #[cfg(any(target_arch = "wasm32", feature = "native"))]
 pub mod architecture;
 #[cfg(any(target_arch = "wasm32", feature = "native"))]
+pub mod augmentation;
+#[cfg(any(target_arch = "wasm32", feature = "native"))]
 pub mod checkpoint;
 #[cfg(any(target_arch = "wasm32", feature = "native"))]
 mod convert;

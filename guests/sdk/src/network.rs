@@ -8,6 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     Error, Result,
+    augmentation::Augmentation,
     checkpoint::Checkpoint,
     data::Systems,
     info::{DType, DatasetInfo, ModelOutput, NamedTarget, NeighborListOptions},
@@ -22,6 +23,9 @@ pub trait Network: Module + Sized + 'static {
 
     /// The version of the network's parameters, raised whenever their names, shapes or meaning change.
     const CHECKPOINT_VERSION: u32 = 1;
+
+    /// What is done to training data before the network sees them. A network whose values turn with the system by construction needs nothing.
+    const AUGMENTATION: Augmentation = Augmentation::None;
 
     /// A network with fresh weights, drawn from [`random`](crate::random), for the types and targets of `info`.
     ///
