@@ -6,7 +6,8 @@ use std::process::{Command, ExitCode};
 
 use crate::{build_kilnbox, command, guests};
 
-/// Runs the benchmark that the first argument names; the others are passed on.
+/// Runs the benchmark that the first argument names; the others are its own, such as `--architecture pet` and `--accuracy` for `vs-metatrain`: its
+/// `--help` shows them.
 pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     let (name, rest) = arguments.split_first().ok_or("name a benchmark: vs-metatrain, start or sandbox")?;
     let program = build_kilnbox(root)?;
