@@ -1,5 +1,7 @@
 //! What the whole-program tests and benchmarks share.
 
+pub mod parity;
+
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;

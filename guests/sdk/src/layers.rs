@@ -130,13 +130,30 @@ impl Linear {
         }
     }
 
-    /// `[.., inputs]` to `[.., outputs]`; rank 2 or more.
+    /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        let product = x.matmul(&self.weight);
-        match &self.bias {
-            Some(bias) => product + bias,
-            None => product,
-        }
+        x.linear(&self.effective_weight(), self.bias.as_ref())
+    }
+
+    /// `self.forward(norm.forward(x))`, with the norm's scale and shift multiplied into this layer: `(x s + t) W + b = x (s W) + (t W + b)`. There are
+    /// fewer weights than numbers in the rows, and none of them in the gradients by `x`.
+    pub fn forward_normalised(&self, x: &Tensor, norm: &Norm) -> Tensor {
+        let weight = self.effective_weight();
+        let (scale, shift) = (norm.scale(), norm.shift());
+        let scaled = scale.reshape(&[scale.size(0), 1]) * &weight;
+        let bias = match shift {
+            Some(shift) => {
+                let shifted = shift.reshape(&[1, scale.size(0)]).linear(&weight, self.bias.as_ref());
+                Some(shifted.reshape(&[weight.size(1)]))
+            }
+            None => self.bias.clone(),
+        };
+        norm.normalise(x).linear(&scaled, bias.as_ref())
+    }
+
+    /// What rows are multiplied with.
+    fn effective_weight(&self) -> Tensor {
+        self.weight.clone()
     }
 }
 
@@ -262,6 +279,55 @@ impl RmsNorm {
 impl Module for RmsNorm {
     fn visit(&mut self, visit: &mut Visit<'_>) {
         self.scale.visit_in("scale", visit);
+    }
+}
+
+/// One of the two normalisations.
+pub enum Norm {
+    /// By mean and variance.
+    Layer(LayerNorm),
+    /// By the root mean square.
+    Rms(RmsNorm),
+}
+
+impl Norm {
+    /// Any shape with `features` as the last axis.
+    pub fn forward(&self, x: &Tensor) -> Tensor {
+        match self {
+            Norm::Layer(norm) => norm.forward(x),
+            Norm::Rms(norm) => norm.forward(x),
+        }
+    }
+
+    /// As [`forward`](Norm::forward), without scale and shift.
+    fn normalise(&self, x: &Tensor) -> Tensor {
+        match self {
+            Norm::Layer(_) => x.layer_norm(LAYER_NORM_EPSILON),
+            Norm::Rms(norm) => x.rms_norm(norm.epsilon),
+        }
+    }
+
+    fn scale(&self) -> &Tensor {
+        match self {
+            Norm::Layer(norm) => &norm.scale,
+            Norm::Rms(norm) => &norm.scale,
+        }
+    }
+
+    fn shift(&self) -> Option<&Tensor> {
+        match self {
+            Norm::Layer(norm) => Some(&norm.shift),
+            Norm::Rms(_) => None,
+        }
+    }
+}
+
+impl Module for Norm {
+    fn visit(&mut self, visit: &mut Visit<'_>) {
+        match self {
+            Norm::Layer(norm) => norm.visit(visit),
+            Norm::Rms(norm) => norm.visit(visit),
+        }
     }
 }
 

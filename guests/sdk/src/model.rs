@@ -115,6 +115,10 @@ impl<N: Network> Model for AtomisticModel<N> {
         self.network.neighbor_lists()
     }
 
+    fn requested_inputs(&self) -> Vec<String> {
+        self.network.requested_inputs()
+    }
+
     fn restart(&mut self, info: DatasetInfo) -> Result<()> {
         let unknown: Vec<i32> =
             info.atomic_types.iter().copied().filter(|number| !self.info.atomic_types.contains(number)).collect();

@@ -295,6 +295,27 @@ pub mod neural {
     use super::{must, tensor::Tensor};
     use kilnbox_tensor::op::neural;
 
+    unary!(neural: gated_linear_unit);
+
+    pub fn linear(a: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Tensor {
+        Tensor(must(neural::linear(&a.0, &weight.0, bias.map(|bias| &bias.0))))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the contract has as many")]
+    pub fn attention(
+        queries: &Tensor,
+        keys: &Tensor,
+        values: &Tensor,
+        bias: &Tensor,
+        segments: &Tensor,
+        count: u32,
+        heads: u32,
+        scale: f64,
+    ) -> Tensor {
+        let [count, heads] = [count, heads].map(|number| number as usize);
+        Tensor(must(neural::attention(&queries.0, &keys.0, &values.0, &bias.0, &segments.0, count, heads, scale)))
+    }
+
     pub fn softmax(a: &Tensor, axis: u32) -> Tensor {
         Tensor(must(neural::softmax(&a.0, axis as usize)))
     }

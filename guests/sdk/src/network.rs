@@ -55,6 +55,11 @@ pub trait Network: Module + Sized + 'static {
     /// The neighbour lists that [`forward`](Network::forward) will ask for.
     fn neighbor_lists(&self) -> Vec<NeighborListOptions>;
 
+    /// The extra data that [`forward`](Network::forward) will ask the systems for where they have it, such as `charge`.
+    fn requested_inputs(&self) -> Vec<String> {
+        Vec::new()
+    }
+
     /// How far away an atom can matter, in the length unit; infinity if there is no bound.
     fn interaction_range(&self) -> f64;
 

@@ -442,7 +442,15 @@ impl Tensor {
 
     /// Attention within segments: these rows (the queries) attend to the keys and values of their own segment, `softmax(scale * queries . keys + bias)
     /// * values` for each head. Queries, keys and values are `[rows, heads * width]`, `bias` and `segments` (`int64`, below `count`) `[rows]`.
-    pub fn attention(&self, keys: &Tensor, values: &Tensor, bias: &Tensor, segments: &Segments, heads: usize, scale: f64) -> Tensor {
+    pub fn attention(
+        &self,
+        keys: &Tensor,
+        values: &Tensor,
+        bias: &Tensor,
+        segments: &Segments,
+        heads: usize,
+        scale: f64,
+    ) -> Tensor {
         let (indices, count) = (&segments.indices.0, segments.count as u32);
         Tensor(neural::attention(&self.0, &keys.0, &values.0, &bias.0, indices, count, heads as u32, scale))
     }

@@ -65,10 +65,12 @@ impl Session {
         let inputs = self.call(|architecture, store| {
             architecture.kilnbox_architecture_model().model().call_requested_inputs(store, model.0)
         })?;
+        // What is not there is not given: whether it can do without is the architecture's to say.
+        let has = |name: &String| dataset.info().extra_data.iter().any(|data| data.name == *name);
         let options = BatchOptions {
             neighbor_lists: lists.into_iter().map(Into::into).collect(),
             targets: Vec::new(),
-            extra_data: inputs,
+            extra_data: inputs.into_iter().filter(has).collect(),
         };
         let indices: Vec<u32> = (0..dataset.len() as u32).collect();
         let parts: Vec<Vec<u32>> = indices.chunks(batch_size.max(1)).map(<[u32]>::to_vec).collect();
@@ -105,6 +107,8 @@ impl Session {
             let models = architecture.kilnbox_architecture_model().model();
             models.call_forward(store, model.0, borrowed, &requested, selected.as_ref())
         });
+        // Whatever the guest did with it: the caller may go on computing with what it gave.
+        autodiff::set_recording(true);
         let maps = self.host(|state| {
             state.table.delete(handle)?;
             Ok(answer)

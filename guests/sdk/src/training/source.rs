@@ -92,11 +92,13 @@ impl Source {
     }
 
     pub(super) fn batches<N: Network>(&self, batches: &[Vec<usize>], model: &AtomisticModel<N>) -> Result<Batches> {
+        let present = self.dataset.info().extra_data;
+        let has = |name: &String| present.iter().any(|data| data.name == *name);
         let options = BatchOptions {
             dtype: model.dtype,
             neighbor_lists: model.network.neighbor_lists(),
             targets: self.targets.iter().map(|target| target.name.clone()).collect(),
-            extra_data: model.requested_inputs(),
+            extra_data: model.requested_inputs().into_iter().filter(has).collect(),
         };
         self.dataset.batches(batches, &options)
     }
