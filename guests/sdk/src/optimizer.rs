@@ -79,11 +79,12 @@ impl Adam {
 
 /// The gradients, scaled down together if their norm exceeds `maximum`.
 pub fn clip_gradients(gradients: Vec<Tensor>, maximum: f64) -> Vec<Tensor> {
-    let squares: Vec<Tensor> = gradients.iter().map(|gradient| gradient.square().sum_all().reshape(&[1])).collect();
-    if squares.is_empty() {
+    let rows: Vec<Tensor> =
+        gradients.iter().map(|gradient| gradient.reshape(&[gradient.shape().iter().product()])).collect();
+    if rows.is_empty() {
         return gradients;
     }
-    let norm = Tensor::concatenate(&squares.iter().collect::<Vec<_>>(), 0).sum_all().sqrt();
+    let norm = Tensor::concatenate(&rows.iter().collect::<Vec<_>>(), 0).square().sum_all().sqrt();
     // as torch does, so that a norm of 0 divides by something
     let factor = (maximum / (norm + 1e-6)).clamp(0.0, 1.0);
     gradients.iter().map(|gradient| gradient * &factor).collect()
