@@ -292,15 +292,18 @@ fn starting_point(
     log: &Log,
 ) -> Result<Option<(CheckpointFile, Context)>, CliError> {
     let finetune = hypers["training"]["finetune"]["read_from"].as_str().map(PathBuf::from);
-    let (path, context) = match (&request.restart, finetune) {
-        (Some(path), _) if path.as_os_str() == "auto" => match newest_checkpoint() {
-            Some(path) => (path, Context::Restart),
-            None => {
+    let restart = match &request.restart {
+        Some(path) if path.as_os_str() == "auto" => {
+            let newest = newest_checkpoint();
+            if newest.is_none() {
                 log.warning("there is no checkpoint in `outputs/` to continue from: a new run starts");
-                return Ok(None);
             }
-        },
-        (Some(path), _) => (path.clone(), Context::Restart),
+            newest
+        }
+        given => given.clone(),
+    };
+    let (path, context) = match (restart, finetune) {
+        (Some(path), _) => (path, Context::Restart),
         (None, Some(path)) => (path, Context::Finetune),
         (None, None) => return Ok(None),
     };
