@@ -18,7 +18,7 @@ use crate::{
 /// The largest degree that the contract's solid harmonics have.
 const LARGEST_DEGREE: usize = 16;
 
-/// What is done to the training data before a network sees them. Validation data are never changed.
+/// What is done to the training data before a network sees them. Validation data are never changed, and extra data stay as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Augmentation {
     /// Nothing: for networks whose values turn with the system by construction.
@@ -28,7 +28,7 @@ pub enum Augmentation {
 }
 
 impl Augmentation {
-    /// What to do to a batch of so many systems; drawn from [`random`](crate::random) if it is drawn at all.
+    /// What to do to a batch of so many systems; drawn from the run's [`random`] stream, if anything is.
     pub fn draw(self, systems: usize) -> Option<Transformations> {
         match self {
             Augmentation::None => None,

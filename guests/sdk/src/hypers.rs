@@ -59,6 +59,145 @@ impl PerType {
 /// Fixed numbers for some targets.
 pub type FixedWeights = BTreeMap<String, PerType>;
 
+/// How a run goes on from the weights of another model.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "FinetuneText", into = "FinetuneText")]
+pub struct FinetuneHypers {
+    /// The checkpoint of that model. Without one nothing is fine-tuned, whatever the rest says.
+    pub read_from: Option<String>,
+    /// What is trained.
+    pub method: FinetuneMethod,
+    /// Targets of this run, each with the target of the model whose head and last layers its own begin as.
+    pub inherit_heads: BTreeMap<String, String>,
+}
+
+/// What a fine-tuning run trains.
+#[derive(Clone, Debug, PartialEq)]
+pub enum FinetuneMethod {
+    /// All weights.
+    Full,
+    /// Heads and last layers of targets.
+    Heads(HeadsConfig),
+    /// Low-rank adapters of some layers, which are added to their weights.
+    Lora(LoraConfig),
+}
+
+impl FinetuneMethod {
+    /// As the options call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            FinetuneMethod::Full => "full",
+            FinetuneMethod::Heads(_) => "heads",
+            FinetuneMethod::Lora(_) => "lora",
+        }
+    }
+}
+
+/// Which modules `method: heads` trains: those that are named, or all heads and last layers if neither list is given.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct HeadsConfig {
+    /// Where the names of parameters of heads begin, such as `node_heads`.
+    pub head_modules: Option<Vec<String>>,
+    /// Where those of last layers begin, such as `node_last_layers`.
+    pub last_layer_modules: Option<Vec<String>>,
+}
+
+impl HeadsConfig {
+    /// The modules of both lists, if any is given.
+    pub fn modules(&self) -> Option<Vec<&str>> {
+        let lists = [&self.head_modules, &self.last_layer_modules];
+        lists
+            .iter()
+            .any(|list| list.is_some())
+            .then(|| lists.into_iter().flatten().flatten().map(String::as_str).collect())
+    }
+}
+
+/// How `method: lora` adapts layers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct LoraConfig {
+    /// The rank of the change of each weight.
+    pub rank: usize,
+    /// Divided by the rank, it is multiplied with the change.
+    pub alpha: f64,
+    /// The layers: their names, or how these end.
+    pub target_modules: Vec<String>,
+}
+
+impl Default for LoraConfig {
+    fn default() -> LoraConfig {
+        let target_modules = ["input_linear", "output_linear"].map(str::to_owned).to_vec();
+        LoraConfig { rank: 4, alpha: 8.0, target_modules }
+    }
+}
+
+impl LoraConfig {
+    /// What the product of the two narrow matrices is multiplied with.
+    pub fn factor(&self) -> f64 {
+        self.alpha / self.rank as f64
+    }
+}
+
+/// As JSON has it, where the meaning of `config` depends on the method.
+#[derive(Serialize, Deserialize)]
+struct FinetuneText {
+    #[serde(default)]
+    read_from: Option<String>,
+    #[serde(default)]
+    method: MethodName,
+    #[serde(default)]
+    config: Option<Value>,
+    #[serde(default)]
+    inherit_heads: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Copy, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum MethodName {
+    #[default]
+    Full,
+    Heads,
+    Lora,
+}
+
+impl TryFrom<FinetuneText> for FinetuneHypers {
+    type Error = String;
+
+    fn try_from(text: FinetuneText) -> Result<FinetuneHypers, String> {
+        fn read<T: serde::de::DeserializeOwned>(config: Option<Value>) -> Result<T, String> {
+            let config = config.unwrap_or_else(|| Value::Object(serde_json::Map::new()));
+            serde_json::from_value(config).map_err(|error| format!("`finetune.config`: {error}"))
+        }
+        let method = match text.method {
+            // metatrain reads nothing there either, so that one may change the method and leave the rest
+            MethodName::Full => FinetuneMethod::Full,
+            MethodName::Heads => FinetuneMethod::Heads(read(text.config)?),
+            MethodName::Lora => FinetuneMethod::Lora(read(text.config)?),
+        };
+        if let FinetuneMethod::Lora(LoraConfig { rank, alpha, .. }) = &method {
+            if *rank == 0 || !alpha.is_finite() {
+                return Err(format!(
+                    "`finetune.config` has the rank {rank} and the alpha {alpha}, expected at least 1 and a finite number"
+                ));
+            }
+        }
+        Ok(FinetuneHypers { read_from: text.read_from, method, inherit_heads: text.inherit_heads })
+    }
+}
+
+impl From<FinetuneHypers> for FinetuneText {
+    fn from(hypers: FinetuneHypers) -> FinetuneText {
+        let (method, config) = match hypers.method {
+            FinetuneMethod::Full => (MethodName::Full, None),
+            FinetuneMethod::Heads(config) => (MethodName::Heads, serde_json::to_value(config).ok()),
+            FinetuneMethod::Lora(config) => (MethodName::Lora, serde_json::to_value(config).ok()),
+        };
+        FinetuneText { read_from: hypers.read_from, method, config, inherit_heads: hypers.inherit_heads }
+    }
+}
+
 /// How to train by gradients. Defaults are those of SOAP-BPNN; an architecture's own are in its `default-hypers.yaml`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -99,6 +238,8 @@ pub struct TrainingHypers {
     pub best_model_metric: BestModelMetric,
     /// See [`loss`](crate::loss).
     pub loss: Value,
+    /// How to go on from the weights of another model.
+    pub finetune: Option<FinetuneHypers>,
 }
 
 impl Default for TrainingHypers {
@@ -122,6 +263,7 @@ impl Default for TrainingHypers {
             log_separate_blocks: false,
             best_model_metric: BestModelMetric::RmseProd,
             loss: Value::from("mse"),
+            finetune: None,
         }
     }
 }
@@ -172,9 +314,36 @@ mod tests {
             (r#"{"batch_size": 0}"#, "`training.batch_size` is 0"),
             (r#"{"warmup_fraction": 2}"#, "`training.warmup_fraction` is 2"),
             (r#"{"best_model_metric": "rmse"}"#, "`training`: unknown variant `rmse`"),
+            (r#"{"finetune": {"method": "half"}}"#, "`training`: unknown variant `half`"),
+            (
+                r#"{"finetune": {"method": "lora", "config": {"rnk": 4}}}"#,
+                "`training`: `finetune.config`: unknown field `rnk`",
+            ),
+            (
+                r#"{"finetune": {"method": "lora", "config": {"rank": 0}}}"#,
+                "`training`: `finetune.config` has the rank 0",
+            ),
         ] {
             let error = TrainingHypers::parse(json).expect_err("a mistake").to_string();
             assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_method_says_what_its_configuration_means() {
+        let read = |json: &str| TrainingHypers::parse(json).expect("hypers").finetune.expect("a section");
+        let none = read(r#"{"finetune": {"read_from": null, "method": "full", "config": {}, "inherit_heads": {}}}"#);
+        assert_eq!((none.read_from, none.method), (None, FinetuneMethod::Full));
+        let lora = read(r#"{"finetune": {"read_from": "a.ckpt", "method": "lora", "config": {"alpha": 2}}}"#);
+        assert_eq!(lora.method, FinetuneMethod::Lora(LoraConfig { alpha: 2.0, ..LoraConfig::default() }));
+        let heads = read(r#"{"finetune": {"method": "heads", "config": {"head_modules": ["node_heads"]}}}"#);
+        let FinetuneMethod::Heads(config) = &heads.method else { panic!("{heads:?}") };
+        assert_eq!(config.modules(), Some(vec!["node_heads"]));
+        assert_eq!(HeadsConfig::default().modules(), None);
+        for hypers in [lora, heads] {
+            // as a checkpoint keeps them
+            let json = serde_json::to_string(&hypers).expect("JSON");
+            assert_eq!(serde_json::from_str::<FinetuneHypers>(&json).expect("hypers"), hypers);
         }
     }
 }

@@ -108,7 +108,8 @@ impl<M: Module> Module for BTreeMap<String, M> {
     }
 }
 
-fn fresh(shape: &[usize], inputs: usize, dtype: DType) -> Tensor {
+/// Uniform in `+-1 / sqrt(inputs)`.
+pub(crate) fn fresh(shape: &[usize], inputs: usize, dtype: DType) -> Tensor {
     let bound = 1.0 / (inputs.max(1) as f64).sqrt();
     random::uniform(shape, -bound, bound, dtype).track()
 }

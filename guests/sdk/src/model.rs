@@ -170,6 +170,26 @@ impl<N: Network> Model for AtomisticModel<N> {
     }
 }
 
+impl<N: Network> AtomisticModel<N> {
+    /// Forgets all targets but these, and gives the names of those that are gone.
+    ///
+    /// # Errors
+    /// The network cannot be made without them.
+    pub(crate) fn keep_targets(&mut self, kept: &BTreeSet<String>) -> Result<Vec<String>> {
+        let (kept, dropped): (Vec<NamedTarget>, Vec<NamedTarget>) =
+            self.info.targets.drain(..).partition(|target| kept.contains(&target.name));
+        self.info.targets = kept;
+        if !dropped.is_empty() {
+            let parameters = self.network.parameters().into_iter().collect();
+            self.network = N::new(&self.hypers, &self.info, self.dtype)?;
+            self.network.set_parameters(&parameters)?;
+        }
+        let dropped: Vec<String> = dropped.into_iter().map(|target| target.name).collect();
+        self.normalization.targets.retain(|name, _| !dropped.contains(name));
+        Ok(dropped)
+    }
+}
+
 /// Takes over what new data says of a known target: it may have other gradients, not another shape or unit.
 fn update_target(known: &mut NamedTarget, target: NamedTarget) -> Result<()> {
     let same = known.info.sample_kind == target.info.sample_kind

@@ -39,6 +39,15 @@ pub trait Network: Module + Sized + 'static {
     /// When it cannot learn one.
     fn add_targets(&mut self, hypers: &Self::Hypers, targets: &[NamedTarget], dtype: DType) -> Result<()>;
 
+    /// Whether a parameter belongs to the head or to a last layer of a target, and not to what all targets share: fine-tuning trains, copies and drops
+    /// these on their own. The target's name stands between dots. By default it is what lies below modules whose names end with `heads` or
+    /// `last_layers`, such as `node_heads.energy.layers.0.weight`.
+    fn is_of_target(parameter: &str, target: &str) -> bool {
+        let Some((module, rest)) = parameter.split_once('.') else { return false };
+        (module.ends_with("heads") || module.ends_with("last_layers"))
+            && rest.strip_prefix(target).is_some_and(|rest| rest.starts_with('.'))
+    }
+
     /// A checkpoint of an older version as one of the present version. Called only for older ones. The network's parameters are the tensors whose
     /// names begin with `model/` and, once trained, `best_model/`; its hypers are in the section `model`.
     ///

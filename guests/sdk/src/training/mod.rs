@@ -4,14 +4,19 @@
 //! set, takes one optimizer step per batch, validates, reports, and keeps the best weights. All state is in its checkpoints, so that an
 //! interrupted run ends with the same bits as one that was not.
 
+mod finetuning;
 mod source;
 mod totals;
 
-use std::{collections::BTreeMap, marker::PhantomData};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    marker::PhantomData,
+};
 
 use serde::{Deserialize, Serialize};
 
 use self::{
+    finetuning::Trained,
     source::{Reporting, Source},
     totals::Totals,
 };
@@ -21,8 +26,9 @@ use crate::{
     batching,
     checkpoint::{Checkpoint, CheckpointFolder},
     data::Dataset,
-    hypers::TrainingHypers,
+    hypers::{FinetuneHypers, FinetuneMethod, TrainingHypers},
     info::Context,
+    layers::Module,
     loss,
     metrics::{self, BestModelMetric},
     model::{AtomisticModel, BEST},
@@ -43,6 +49,9 @@ pub struct GradientTrainer<N: Network> {
     hypers: TrainingHypers,
     epochs_done: u32,
     optimizer: Adam,
+    trained: Trained,
+    /// Whether the run starts from another model now: a run that continues has done so before.
+    starts_from_model: bool,
     best: Option<Best>,
     /// Where the random stream stood after the last epoch.
     random_state: Option<Vec<u8>>,
@@ -64,12 +73,23 @@ struct Progress {
     best_epoch: Option<u32>,
     best_metric: Option<f64>,
     random_state: Option<Vec<u8>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    finetune: Option<FinetuneHypers>,
 }
 
 impl<N: Network> GradientTrainer<N> {
     fn fresh(hypers: TrainingHypers) -> Self {
         let optimizer = Adam::new(hypers.weight_decay.unwrap_or(0.0));
-        GradientTrainer { hypers, epochs_done: 0, optimizer, best: None, random_state: None, network: PhantomData }
+        GradientTrainer {
+            hypers,
+            epochs_done: 0,
+            optimizer,
+            trained: Trained::default(),
+            starts_from_model: false,
+            best: None,
+            random_state: None,
+            network: PhantomData,
+        }
     }
 }
 
@@ -79,15 +99,19 @@ impl<N: Network> Trainer for GradientTrainer<N> {
     const CHECKPOINT_VERSION: u32 = 1;
 
     fn new(hypers: &str) -> Result<Self> {
-        Ok(Self::fresh(TrainingHypers::parse(hypers)?))
+        let mut hypers = TrainingHypers::parse(hypers)?;
+        hypers.finetune = hypers.finetune.filter(|finetune| finetune.read_from.is_some());
+        Ok(Self::fresh(hypers))
     }
 
     fn load_checkpoint(checkpoint: &Checkpoint, hypers: &str, context: Context) -> Result<Self> {
         let mut trainer = <Self as Trainer>::new(hypers)?;
         if context != Context::Restart {
+            trainer.starts_from_model = true;
             return Ok(trainer);
         }
         let progress: Progress = checkpoint.section("training")?;
+        trainer.continue_finetuning(checkpoint, progress.finetune)?;
         let mut second = checkpoint.tensors_in(SECOND_MOMENTS);
         let moments = checkpoint
             .tensors_in(FIRST_MOMENTS)
@@ -110,6 +134,7 @@ impl<N: Network> Trainer for GradientTrainer<N> {
             return Err(Error::Other(format!("the run is in {dtype:?}, the model in {:?}", model.dtype)));
         }
         let hypers = self.hypers.clone();
+        self.choose_trained(model, train.iter().chain(&validation))?;
         report::info("Fitting the composition baseline and the scale of the targets");
         let options = FitOptions {
             atomic_baseline: &hypers.atomic_baseline,
@@ -121,7 +146,14 @@ impl<N: Network> Trainer for GradientTrainer<N> {
         let train = self.sources(train, model)?;
         let validation = self.sources(validation, model)?;
         self.forget_other_parameters(model);
-        report::info(&format!("The model has {} parameters", model.network.parameter_count()));
+        let (all, trained) = (model.network.parameter_count(), self.trained.of(&mut model.network).parameter_count());
+        report::info(&match &hypers.finetune {
+            None => format!("The model has {all} parameters"),
+            Some(finetune) => format!(
+                "The model has {all} parameters; fine-tuning with the method `{}` trains {trained}",
+                finetune.method.name()
+            ),
+        });
         if let Some(state) = &self.random_state {
             random::set_state(state)?;
         }
@@ -156,8 +188,10 @@ impl<N: Network> Trainer for GradientTrainer<N> {
             best_epoch: self.best.as_ref().map(|best| best.epoch),
             best_metric: self.best.as_ref().map(|best| best.metric),
             random_state: self.random_state.clone(),
+            finetune: self.hypers.finetune.clone(),
         };
         checkpoint.set_section("training", &progress)?;
+        self.trained.save(&mut checkpoint);
         for (name, (first, second)) in self.optimizer.moments() {
             checkpoint.add_tensors(FIRST_MOMENTS, [(name.clone(), first.clone())]);
             checkpoint.add_tensors(SECOND_MOMENTS, [(name.clone(), second.clone())]);
@@ -180,12 +214,48 @@ impl<N: Network> GradientTrainer<N> {
     fn forget_other_parameters(&mut self, model: &mut AtomisticModel<N>) {
         let known = self.optimizer.moments();
         let mut new = false;
-        model.network.visit(&mut |name, _| new |= !known.contains_key(name));
+        self.trained.of(&mut model.network).visit(&mut |name, _| new |= !known.contains_key(name));
         if new && !known.is_empty() {
             report::warning("The model has new parameters: the optimizer and the choice of the best model begin anew");
             self.optimizer = Adam::new(self.optimizer.weight_decay);
             self.best = None;
         }
+    }
+
+    /// Goes on as the run did that left a checkpoint: with its method and, if it has some, its adapters.
+    fn continue_finetuning(&mut self, checkpoint: &Checkpoint, before: Option<FinetuneHypers>) -> Result<()> {
+        let method = before.as_ref().map_or(&FinetuneMethod::Full, |finetune| &finetune.method);
+        if let Some(other) = self.hypers.finetune.as_ref().filter(|finetune| finetune.method != *method) {
+            return Err(Error::InvalidHypers(format!(
+                "`training.finetune` asks for the method `{}`, and the run that is continued has `{}` or another `config`; start a new run from \
+                 its checkpoint with `training.finetune.read_from`",
+                other.method.name(),
+                method.name()
+            )));
+        }
+        self.trained = Trained::load(checkpoint, method)?;
+        self.hypers.finetune = before;
+        Ok(())
+    }
+
+    /// Decides what is trained, and makes the rest of the network constant.
+    fn choose_trained<'a>(
+        &mut self,
+        model: &mut AtomisticModel<N>,
+        datasets: impl Iterator<Item = &'a Dataset>,
+    ) -> Result<()> {
+        let targets = datasets.flat_map(|dataset| dataset.info().targets);
+        let learned: BTreeSet<String> = targets.map(|target| target.name).collect();
+        self.trained = match &self.hypers.finetune {
+            Some(finetune) => {
+                if std::mem::take(&mut self.starts_from_model) {
+                    finetuning::prepare(finetune, model, &learned)?;
+                }
+                std::mem::take(&mut self.trained).finetuned(&finetune.method, model, &learned)?
+            }
+            None => Trained::all(model, &learned),
+        };
+        Ok(())
     }
 
     /// The datasets with all that is needed to learn from them.
@@ -258,7 +328,9 @@ impl<N: Network> GradientTrainer<N> {
             validated = metrics::metrics(validation_loss, &validation_errors, self.hypers.log_mae, &model.info);
             let metric = self.hypers.best_model_metric.of(validation_loss, &validation_errors);
             if self.best.as_ref().is_none_or(|best| metric < best.metric) && metric.is_finite() {
-                self.best = Some(Best { epoch, metric, parameters: model.network.parameters().into_iter().collect() });
+                let parameters = model.network.parameters().into_iter();
+                let parameters = parameters.map(|(name, parameter)| (name, parameter.detach())).collect();
+                self.best = Some(Best { epoch, metric, parameters });
             }
         }
         self.epochs_done = epoch + 1;
@@ -296,14 +368,15 @@ impl<N: Network> GradientTrainer<N> {
             let transformations = N::AUGMENTATION.draw(batch.systems().count());
             let (loss, terms) =
                 sources[position].evaluate(model, &batch, transformations.as_ref(), true, self.reporting())?;
-            let parameters = model.network.parameters();
+            let parameters = self.trained.of(&mut model.network).parameters();
             let mut gradients =
                 grad(&[&loss], &parameters.iter().map(|(_, parameter)| parameter).collect::<Vec<_>>(), false);
             if let Some(maximum) = self.hypers.grad_clip_norm {
                 gradients = clip_gradients(gradients, maximum);
             }
             let learning_rate = schedule.rate(self.optimizer.steps());
-            self.optimizer.step(&mut model.network, &gradients, learning_rate);
+            self.optimizer.step(&mut self.trained.of(&mut model.network), &gradients, learning_rate);
+            self.trained.after_step(&mut model.network);
             totals.add(&loss, terms);
             report::step(epoch, self.hypers.num_epochs, done + 1, order.len());
         }
