@@ -91,9 +91,9 @@ fn adapters_are_part_of_the_model_and_survive_an_interruption() -> Fallible {
         predicted[0]
     );
 
-    let entries = place.entries()?;
-    let interrupted = entries.iter().rfind(|entry| entry.ends_with("model_1.ckpt")).ok_or("no checkpoint")?;
-    let outcome = place.run(&["train", "tuned.yaml", "-o", "again.kiln", "--restart", interrupted])?;
+    let folder = outcome.output.rsplit_once("The run is in `").and_then(|(_, rest)| rest.split('`').next());
+    let interrupted = format!("{}/model_1.ckpt", folder.ok_or("the run does not say where it is")?);
+    let outcome = place.run(&["train", "tuned.yaml", "-o", "again.kiln", "--restart", &interrupted])?;
     assert_success(&outcome);
     assert!(!outcome.output.contains("Epoch:    1 |"), "it began anew:\n{}", outcome.output);
     assert_eq!(fs::read(place.path("tuned.ckpt"))?, fs::read(place.path("again.ckpt"))?);
@@ -110,6 +110,24 @@ fn training_heads_leaves_other_targets_as_they_were() -> Fallible {
         assert_eq!(quantity(before, "energy"), quantity(after, "energy"));
         assert!(quantity(after, "other").is_some(), "{after}");
     }
+    Ok(())
+}
+
+#[test]
+fn with_nothing_to_continue_it_starts_from_the_model() -> Fallible {
+    let base = with_base()?;
+    let place = Workplace::new()?;
+    for name in ["ethanol.xyz", "base.ckpt"] {
+        fs::copy(base.path(name), place.path(name))?;
+    }
+    place.write("options.yaml", &options("energy", "{read_from: base.ckpt}"))?;
+    let outcome = place.run(&["train", "options.yaml", "--restart", "auto"])?;
+    assert_success(&outcome);
+    assert!(outcome.output.contains("Fine-tuning the model of `base.ckpt`"), "{}", outcome.output);
+    // The second time there is a run to continue.
+    let outcome = place.run(&["train", "options.yaml", "--restart", "auto"])?;
+    assert_success(&outcome);
+    assert!(outcome.output.contains("Continuing the run of `outputs/"), "{}", outcome.output);
     Ok(())
 }
 

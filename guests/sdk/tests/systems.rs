@@ -53,6 +53,18 @@ fn positions_cells_and_vectors_turn_and_pairs_stay() {
 }
 
 #[test]
+fn vectors_of_transformed_systems_are_rounded_once() {
+    let single = crystals(DType::Float32);
+    let matrices = matrices().cast(DType::Float32);
+    let found = single.systems().transform(&matrices).systems().neighbors(LIST).expect("a list").vectors;
+    let double = crystals(DType::Float64);
+    let transformed = double.systems().transform(&matrices.cast(DType::Float64));
+    let expected = transformed.systems().neighbors(LIST).expect("a list").vectors;
+    // half a unit in the last place of 4, where differences of coordinates of 10 would be off by several times as much
+    assert_close(&found.cast(DType::Float64), &expected, 2.4e-7, "vectors");
+}
+
+#[test]
 fn gradients_flow_through_transformed_systems() {
     let batch = crystals(DType::Float64);
     let matrices = matrices();
