@@ -96,6 +96,18 @@ impl SearchPath {
         Self { folders }
     }
 
+    /// The names of all architectures that can be found, sorted, each once.
+    pub fn names(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for location in self.folders.iter().flat_map(|folder| list_folder(folder)) {
+            if !names.iter().any(|name| normal(name) == normal(&location.name)) {
+                names.push(location.name);
+            }
+        }
+        names.sort();
+        names
+    }
+
     /// Finds the architecture that the user named and reads its files.
     ///
     /// The name may also be the path of a component or of the folder that holds it.
@@ -324,6 +336,7 @@ mod tests {
             assert_eq!(component(&search, name), expected);
         }
         assert_eq!(search.find("experimental.my-net").expect("it is found").name, "experimental.my_net");
+        assert_eq!(search.names(), ["deprecated.old", "experimental.my_net", "lone", "pet", "soap-bpnn"]);
     }
 
     #[test]
