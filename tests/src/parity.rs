@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use kilnbox_data::SystemsData;
+use kilnbox_data::{Labels, SystemsData, TensorBlock, TensorMap};
 use kilnbox_host::service::data::Systems;
 use kilnbox_sdk::info::{DType, DatasetInfo, NamedTarget, SampleKind, TargetInfo, TargetType};
 use kilnbox_sdk::native;
@@ -78,11 +78,11 @@ pub struct Found {
     pub strain_gradient: Tensor,
 }
 
-/// A structure of a reference.
+/// A structure of a reference, with named numbers such as a charge.
 ///
 /// # Panics
 /// It is not what the reference data has.
-pub fn systems(structure: &Value) -> native::data::Systems {
+pub fn systems(structure: &Value, data: &[(&str, f64)]) -> native::data::Systems {
     let atoms = structure["types"].as_array().unwrap().len();
     let periodic: Vec<bool> = structure["pbc"].as_array().unwrap().iter().map(|flag| flag.as_bool().unwrap()).collect();
     let plain = SystemsData {
@@ -94,7 +94,20 @@ pub fn systems(structure: &Value) -> native::data::Systems {
         system_indices: vec![0; atoms],
         neighbor_lists: Vec::new(),
     };
-    let systems = Systems::new(plain, Vec::new(), &Device::cpu(), kilnbox_tensor::DType::Float64).unwrap();
+    let number = |&(name, value): &(&str, f64)| {
+        let labels = |name: &str| Labels { names: vec![name.to_owned()], values: vec![0] };
+        let block = TensorBlock {
+            shape: vec![1, 1],
+            values: vec![value],
+            samples: labels("system"),
+            components: Vec::new(),
+            properties: labels(name),
+            gradients: Vec::new(),
+        };
+        (name.to_owned(), TensorMap { keys: labels("_"), blocks: vec![block] })
+    };
+    let data = data.iter().map(number).collect();
+    let systems = Systems::new(plain, data, &Device::cpu(), kilnbox_tensor::DType::Float64).unwrap();
     native::data::Systems(systems)
 }
 
@@ -103,8 +116,15 @@ pub fn systems(structure: &Value) -> native::data::Systems {
 /// # Panics
 /// The network fails.
 pub fn evaluate<N: Network>(network: &N, structure: &Value) -> Found {
-    let systems = systems(structure);
-    let tracked = native::systems(&systems).track(true, true);
+    evaluate_systems(network, &systems(structure, &[]))
+}
+
+/// As [`evaluate`], of systems that are there already.
+///
+/// # Panics
+/// The network fails.
+pub fn evaluate_systems<N: Network>(network: &N, systems: &native::data::Systems) -> Found {
+    let tracked = native::systems(systems).track(true, true);
     let per_atom = network.forward(tracked.systems(), &["energy"]).unwrap().remove(0).remove(0);
     let energy = per_atom.sum_all();
     let leaves = [tracked.positions.as_ref().unwrap(), tracked.strain.as_ref().unwrap()];

@@ -47,7 +47,7 @@ fn check(name: &str) {
 }
 
 fn check_power_spectrum(what: &str, network: &SoapBpnn, structure: &Value, tolerances: &Value) {
-    let systems = parity::systems(structure);
+    let systems = parity::systems(structure, &[]);
     let systems = native::systems(&systems);
     let species = systems.type_indices(network.atomic_types()).unwrap();
     let found = network.power_spectrum(systems, &species).unwrap();
