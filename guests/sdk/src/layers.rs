@@ -133,28 +133,23 @@ impl Linear {
 
     /// `[.., inputs]` to `[.., outputs]`.
     pub fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.effective_weight(), self.bias.as_ref())
+        x.linear(&self.weight, self.bias.as_ref())
     }
 
     /// `self.forward(norm.forward(x))`, with the norm's scale and shift multiplied into this layer: `(x s + t) W + b = x (s W) + (t W + b)`. There are
     /// fewer weights than numbers in the rows, and none of them in the gradients by `x`.
     pub fn forward_normalised(&self, x: &Tensor, norm: &Norm) -> Tensor {
-        let weight = self.effective_weight();
+        let weight = &self.weight;
         let (scale, shift) = (norm.scale(), norm.shift());
-        let scaled = scale.reshape(&[scale.size(0), 1]) * &weight;
+        let scaled = scale.reshape(&[scale.size(0), 1]) * weight;
         let bias = match shift {
             Some(shift) => {
-                let shifted = shift.reshape(&[1, scale.size(0)]).linear(&weight, self.bias.as_ref());
+                let shifted = shift.reshape(&[1, scale.size(0)]).linear(weight, self.bias.as_ref());
                 Some(shifted.reshape(&[weight.size(1)]))
             }
             None => self.bias.clone(),
         };
         norm.normalise(x).linear(&scaled, bias.as_ref())
-    }
-
-    /// What rows are multiplied with.
-    fn effective_weight(&self) -> Tensor {
-        self.weight.clone()
     }
 }
 

@@ -440,8 +440,9 @@ impl Tensor {
         Tensor(neural::gated_linear_unit(&self.0))
     }
 
-    /// Attention within segments: these rows (the queries) attend to the keys and values of their own segment, `softmax(scale * queries . keys + bias)
-    /// * values` for each head. Queries, keys and values are `[rows, heads * width]`, `bias` and `segments` (`int64`, below `count`) `[rows]`.
+    /// Attention within segments: these rows, the queries, attend to the keys and values of their own segment. For each head it is
+    /// `softmax(scale * queries . keys + bias) * values`. Queries, keys and values are `[rows, heads * width]`, `bias` and the segments' `int64`
+    /// indices are `[rows]`.
     pub fn attention(
         &self,
         keys: &Tensor,
