@@ -7,17 +7,37 @@ use kilnbox_tests::{Outcome, Workplace, ethanol_structures};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
-/// SOAP-BPNN small enough to train in a second, for a target of this name that is the energy of the fixture.
-fn options(target: &str, finetune: &str) -> String {
+/// An architecture small enough to train in a second.
+struct Architecture {
+    name: &'static str,
+    model: &'static str,
+    /// Adapters of some of its layers.
+    lora: &'static str,
+}
+
+const SOAP_BPNN: Architecture = Architecture {
+    name: "soap_bpnn",
+    model: "{soap: {max_angular: 2, max_radial: 2, cutoff: {radius: 4.0, width: 0.5}}, bpnn: {num_hidden_layers: 2, num_neurons_per_layer: 8}, \
+            heads: {energy: mlp, 'mtt::other': mlp}}",
+    lora: "method: lora, config: {rank: 2, target_modules: [hidden.layers.0, hidden.layers.1]}, inherit_heads: {'mtt::other': energy}",
+};
+
+const PET: Architecture = Architecture {
+    name: "pet",
+    model: "{d_pet: 16, d_head: 8, d_node: 24, d_feedforward: 16, num_heads: 2, num_attention_layers: 1}",
+    // The layers are those that metatrain adapts unless it is told otherwise.
+    lora: "method: lora, inherit_heads: {'mtt::other': energy}",
+};
+
+/// Options for a target of this name that is the energy of the fixture.
+fn options(architecture: &Architecture, target: &str, finetune: &str) -> String {
+    let Architecture { name, model, .. } = architecture;
     format!(
         "\
 seed: 7
 architecture:
-  name: soap_bpnn
-  model:
-    soap: {{max_angular: 2, max_radial: 2, cutoff: {{radius: 4.0, width: 0.5}}}}
-    bpnn: {{num_hidden_layers: 2, num_neurons_per_layer: 8}}
-    heads: {{energy: mlp, 'mtt::other': mlp}}
+  name: {name}
+  model: {model}
   training:
     num_epochs: 4
     batch_size: 4
@@ -43,18 +63,19 @@ test_set: 0.2
 }
 
 /// A place with the first 40 structures of the ethanol fixture, and a model of their energies in `base.kiln`.
-fn with_base() -> Fallible<Workplace> {
+fn with_base(architecture: &Architecture) -> Fallible<Workplace> {
     let place = Workplace::new()?;
     place.write("ethanol.xyz", &ethanol_structures(40)?)?;
     place.write("eval.yaml", "systems: {read_from: ethanol.xyz, length_unit: angstrom}\n")?;
-    place.write("base.yaml", &options("energy", "{read_from: null}"))?;
+    place.write("base.yaml", &options(architecture, "energy", "{read_from: null}"))?;
     assert_success(&place.run(&["train", "base.yaml", "-o", "base.kiln"])?);
     Ok(place)
 }
 
 /// Fine-tunes `base.ckpt` to another target.
-fn finetune(place: &Workplace, name: &str, method: &str) -> Fallible<Outcome> {
-    place.write(&format!("{name}.yaml"), &options("mtt::other", &format!("{{read_from: base.ckpt, {method}}}")))?;
+fn finetune(place: &Workplace, architecture: &Architecture, name: &str, method: &str) -> Fallible<Outcome> {
+    let finetune = format!("{{read_from: base.ckpt, {method}}}");
+    place.write(&format!("{name}.yaml"), &options(architecture, "mtt::other", &finetune))?;
     Ok(place.run(&["train", &format!("{name}.yaml"), "-o", &format!("{name}.kiln")])?)
 }
 
@@ -75,12 +96,15 @@ fn assert_success(outcome: &Outcome) {
     assert_eq!(outcome.code, Some(0), "{}\n{}", outcome.output, outcome.errors);
 }
 
-const LORA: &str = "method: lora, config: {rank: 2, target_modules: [hidden.layers.0, hidden.layers.1]}, inherit_heads: {'mtt::other': energy}";
-
 #[test]
 fn adapters_are_part_of_the_model_and_survive_an_interruption() -> Fallible {
-    let place = with_base()?;
-    let outcome = finetune(&place, "tuned", LORA)?;
+    adapt(&SOAP_BPNN)?;
+    adapt(&PET)
+}
+
+fn adapt(architecture: &Architecture) -> Fallible {
+    let place = with_base(architecture)?;
+    let outcome = finetune(&place, architecture, "tuned", architecture.lora)?;
     assert_success(&outcome);
     let expected = "fine-tuning with the method `lora` trains ";
     assert!(outcome.output.contains(expected), "`{expected}` is not in\n{}", outcome.output);
@@ -102,25 +126,28 @@ fn adapters_are_part_of_the_model_and_survive_an_interruption() -> Fallible {
 
 #[test]
 fn training_heads_leaves_other_targets_as_they_were() -> Fallible {
-    let place = with_base()?;
-    assert_success(&finetune(&place, "tuned", "method: heads, inherit_heads: {'mtt::other': energy}")?);
-    let (before, after) = (predictions(&place, "base.kiln")?, predictions(&place, "tuned.kiln")?);
-    assert_eq!(before.len(), 40);
-    for (before, after) in before.iter().zip(&after) {
-        assert_eq!(quantity(before, "energy"), quantity(after, "energy"));
-        assert!(quantity(after, "other").is_some(), "{after}");
+    for architecture in [&SOAP_BPNN, &PET] {
+        let place = with_base(architecture)?;
+        let method = "method: heads, inherit_heads: {'mtt::other': energy}";
+        assert_success(&finetune(&place, architecture, "tuned", method)?);
+        let (before, after) = (predictions(&place, "base.kiln")?, predictions(&place, "tuned.kiln")?);
+        assert_eq!(before.len(), 40);
+        for (before, after) in before.iter().zip(&after) {
+            assert_eq!(quantity(before, "energy"), quantity(after, "energy"));
+            assert!(quantity(after, "other").is_some(), "{after}");
+        }
     }
     Ok(())
 }
 
 #[test]
 fn with_nothing_to_continue_it_starts_from_the_model() -> Fallible {
-    let base = with_base()?;
+    let base = with_base(&SOAP_BPNN)?;
     let place = Workplace::new()?;
     for name in ["ethanol.xyz", "base.ckpt"] {
         fs::copy(base.path(name), place.path(name))?;
     }
-    place.write("options.yaml", &options("energy", "{read_from: base.ckpt}"))?;
+    place.write("options.yaml", &options(&SOAP_BPNN, "energy", "{read_from: base.ckpt}"))?;
     let outcome = place.run(&["train", "options.yaml", "--restart", "auto"])?;
     assert_success(&outcome);
     assert!(outcome.output.contains("Fine-tuning the model of `base.ckpt`"), "{}", outcome.output);
@@ -133,7 +160,7 @@ fn with_nothing_to_continue_it_starts_from_the_model() -> Fallible {
 
 #[test]
 fn mistakes_are_found_by_name() -> Fallible {
-    let place = with_base()?;
+    let place = with_base(&SOAP_BPNN)?;
     let cases = [
         ("method: half", "architecture.training.finetune.method"),
         ("method: lora, config: {rnk: 3}", "rank"),
@@ -148,7 +175,7 @@ fn mistakes_are_found_by_name() -> Fallible {
         ),
     ];
     for (finetuning, expected) in cases {
-        let outcome = finetune(&place, "tuned", finetuning)?;
+        let outcome = finetune(&place, &SOAP_BPNN, "tuned", finetuning)?;
         assert_eq!(outcome.code, Some(1), "{finetuning}: {}\n{}", outcome.output, outcome.errors);
         assert!(outcome.errors.contains(expected), "{finetuning}: `{expected}` is not in\n{}", outcome.errors);
     }

@@ -38,10 +38,26 @@ validation_set: 0.2
 test_set: 0.2
 ";
 
+/// The same for PET, which draws random rotations in each step.
+const PET: &str = "  name: pet
+  model: {d_pet: 64, d_head: 16, d_node: 96, d_feedforward: 64, num_heads: 4, num_attention_layers: 1}
+";
+
+/// The options with PET instead of SOAP-BPNN.
+fn pet_options() -> Fallible<String> {
+    let (start, rest) = OPTIONS.split_once("  name: soap_bpnn").ok_or("no name")?;
+    let (_, training) = rest.split_once("  training:").ok_or("no training")?;
+    Ok(format!("{start}{PET}  training:{training}"))
+}
+
 /// A place with these options and the first 40 structures of the ethanol fixture.
 fn ethanol() -> Fallible<Workplace> {
+    ethanol_with(OPTIONS)
+}
+
+fn ethanol_with(options: &str) -> Fallible<Workplace> {
     let place = Workplace::new()?;
-    place.write("options.yaml", OPTIONS)?;
+    place.write("options.yaml", options)?;
     place.write("ethanol.xyz", &ethanol_structures(40)?)?;
     Ok(place)
 }
@@ -114,15 +130,18 @@ fn a_training_leaves_what_metatrain_leaves() -> Fallible {
 
 #[test]
 fn the_number_of_threads_changes_no_bit() -> Fallible {
-    let checkpoints = ["1", "2", "5"]
-        .iter()
-        .map(|threads| -> Fallible<Vec<u8>> {
-            let place = ethanol()?;
-            assert_success(&place.run(&["--threads", threads, "train", "options.yaml"])?);
-            Ok(fs::read(place.path("model.ckpt"))?)
-        })
-        .collect::<Fallible<Vec<_>>>()?;
-    assert!(checkpoints.iter().all(|checkpoint| *checkpoint == checkpoints[0]), "checkpoints differ");
+    for options in [OPTIONS, &pet_options()?] {
+        let checkpoints = ["1", "2", "5"]
+            .iter()
+            .map(|threads| -> Fallible<Vec<u8>> {
+                let place = ethanol_with(options)?;
+                let short = "architecture.training.num_epochs=3";
+                assert_success(&place.run(&["--threads", threads, "train", "options.yaml", "-r", short])?);
+                Ok(fs::read(place.path("model.ckpt"))?)
+            })
+            .collect::<Fallible<Vec<_>>>()?;
+        assert!(checkpoints.iter().all(|checkpoint| *checkpoint == checkpoints[0]), "checkpoints differ:\n{options}");
+    }
     Ok(())
 }
 
@@ -141,11 +160,15 @@ fn kill_after(place: &Workplace, arguments: &[&str], line: &str) -> Fallible {
 #[test]
 fn a_killed_run_continues_to_the_same_bits() -> Fallible {
     // Enough epochs that a busy machine kills it before the last one.
-    let epochs = "architecture.training.num_epochs=60";
-    let through = ethanol()?;
+    kill_and_continue(OPTIONS, "architecture.training.num_epochs=60")?;
+    kill_and_continue(&pet_options()?, "architecture.training.num_epochs=12")
+}
+
+fn kill_and_continue(options: &str, epochs: &str) -> Fallible {
+    let through = ethanol_with(options)?;
     assert_success(&through.run(&["train", "options.yaml", "-r", epochs])?);
 
-    let killed = ethanol()?;
+    let killed = ethanol_with(options)?;
     kill_after(&killed, &["train", "options.yaml", "-r", epochs], "Epoch:    2 |")?;
     assert!(!killed.path("model.ckpt").exists(), "a killed run leaves no model");
     for entry in killed.entries()?.iter().filter(|entry| entry.ends_with(".ckpt")) {
@@ -159,7 +182,7 @@ fn a_killed_run_continues_to_the_same_bits() -> Fallible {
     assert_eq!(fs::read(through.path("model.ckpt"))?, fs::read(killed.path("model.ckpt"))?);
 
     // With nothing to continue, it starts, and says so.
-    let fresh = ethanol()?;
+    let fresh = ethanol_with(options)?;
     let outcome = fresh.run(&["train", "options.yaml", "-r", epochs, "--restart", "auto"])?;
     assert_success(&outcome);
     assert!(outcome.output.contains("no checkpoint") || outcome.errors.contains("no checkpoint"), "{outcome:?}");
@@ -265,22 +288,33 @@ fn run_log(place: &Workplace, name: &str) -> Fallible<PathBuf> {
 #[test]
 fn stress_of_crystals_is_learned() -> Fallible {
     let place = Workplace::new()?;
-    let small = [
+    let soap_bpnn = [
         "architecture.model.soap.max_angular=2",
         "architecture.model.soap.max_radial=2",
         "architecture.model.bpnn.num_neurons_per_layer=8",
+    ];
+    let pet = [
+        "architecture.name=pet",
+        "architecture.model.d_pet=16",
+        "architecture.model.d_node=24",
+        "architecture.model.num_heads=2",
+        "architecture.model.num_attention_layers=1",
+    ];
+    let training = [
         "architecture.training.num_epochs=8",
         "architecture.training.learning_rate=0.01",
         "architecture.training.log_interval=1",
     ];
-    let mut arguments = vec!["train", "fixtures/copper/options.yaml"];
-    arguments.extend(small.iter().flat_map(|option| ["-r", option]));
-    let outcome = place.run(&arguments)?;
-    assert_success(&outcome);
-    for label in ["training forces RMSE: ", "training virial RMSE (per atom): "] {
-        let (first, last) =
-            (number(&outcome.output, "Epoch:    0 |", label)?, number(&outcome.output, "Epoch:    7 |", label)?);
-        assert!(last < first, "{label}{first} at first, {last} in the end\n{}", outcome.output);
+    for small in [&soap_bpnn[..], &pet] {
+        let mut arguments = vec!["train", "fixtures/copper/options.yaml"];
+        arguments.extend(small.iter().chain(&training).flat_map(|option| ["-r", option]));
+        let outcome = place.run(&arguments)?;
+        assert_success(&outcome);
+        for label in ["training forces RMSE: ", "training virial RMSE (per atom): "] {
+            let (first, last) =
+                (number(&outcome.output, "Epoch:    0 |", label)?, number(&outcome.output, "Epoch:    7 |", label)?);
+            assert!(last < first, "{label}{first} at first, {last} in the end\n{}", outcome.output);
+        }
     }
     Ok(())
 }
