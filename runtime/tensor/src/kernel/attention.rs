@@ -6,15 +6,13 @@
 use std::ops::Range;
 
 use burn_dispatch::DispatchTensor;
-use rayon::prelude::*;
 
+use super::fill::in_uneven_parts;
 use super::segment::Groups;
-use super::{Real, for_float, vectorised};
+use super::{Real, for_float};
 use crate::Tensor;
 use crate::tensor::from_host;
 
-/// Below this many multiplications a second thread costs more than it gives.
-const PARALLEL: usize = 1 << 16;
 /// The numbers that are worked on together.
 const LANES: usize = 8;
 
@@ -66,51 +64,13 @@ impl Neighbourhoods {
 
     /// A matrix of weights, each segment's part filled on its own.
     fn weights<R: Real>(&self, work: usize, fill: impl Fn(usize, &mut [R]) + Send + Sync) -> Vec<R> {
-        let mut values = vec![R::default(); self.entries()];
-        let mut parts = Vec::with_capacity(self.segments());
-        let mut rest = values.as_mut_slice();
-        for segment in 0..self.segments() {
-            let (part, after) = rest.split_at_mut(self.range(segment).len());
-            parts.push((segment, part));
-            rest = after;
-        }
-        let run = |(segment, part): (usize, &mut [R])| {
-            vectorised(
-                #[inline(always)]
-                || fill(segment, part),
-            )
-        };
-        if work < PARALLEL {
-            parts.into_iter().for_each(run)
-        } else {
-            parts.into_par_iter().for_each(run)
-        }
-        values
+        in_uneven_parts((0..self.segments()).map(|segment| self.range(segment).len()), work, fill)
     }
 
     /// Rows of `width` numbers, each segment's filled on their own, in the order of its places.
     fn by_rows<R: Real>(&self, width: usize, work: usize, fill: impl Fn(usize, &mut [R]) + Send + Sync) -> Vec<R> {
-        let count = self.groups.count() * width;
-        let mut grouped = vec![R::default(); count];
-        let mut parts = Vec::with_capacity(self.segments());
-        let mut rest = grouped.as_mut_slice();
-        for segment in 0..self.segments() {
-            let (part, after) = rest.split_at_mut(self.size(segment) * width);
-            parts.push((segment, part));
-            rest = after;
-        }
-        let run = |(segment, part): (usize, &mut [R])| {
-            vectorised(
-                #[inline(always)]
-                || fill(segment, part),
-            )
-        };
-        if work < PARALLEL {
-            parts.into_iter().for_each(run)
-        } else {
-            parts.into_par_iter().for_each(run)
-        }
-        self.groups.scattered(grouped, width)
+        let sizes = (0..self.segments()).map(|segment| self.size(segment) * width);
+        self.groups.scattered(in_uneven_parts(sizes, work, fill), width)
     }
 }
 

@@ -2,6 +2,7 @@
 
 use burn_dispatch::DispatchTensor;
 
+use super::fill::in_parts;
 use super::{Real, for_float};
 use crate::Tensor;
 use crate::tensor::from_host;
@@ -56,14 +57,16 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
         "shapes were checked"
     );
     let count = rows * columns;
-    let mut out: Vec<R> = Vec::with_capacity(count);
-    if inner == 0 && bias.is_none() {
-        out.resize(count, R::default());
-        return out;
-    }
-    if let Some(bias) = bias {
-        (0..rows).for_each(|_| out.extend_from_slice(bias));
-    }
+    let mut out: Vec<R> = match bias {
+        Some(bias) => in_parts(
+            count,
+            columns,
+            #[inline(always)]
+            |_, row| row.copy_from_slice(bias),
+        ),
+        None if inner == 0 => vec![R::default(); count],
+        None => Vec::with_capacity(count),
+    };
     if inner == 0 {
         return out;
     }

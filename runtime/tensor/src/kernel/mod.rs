@@ -24,7 +24,7 @@ pub(crate) use real::{Real, vectorised};
 pub(crate) use solve::solve;
 
 use crate::op::optimizer::AdamOptions;
-use crate::tensor::{Sizes, from_host};
+use crate::tensor::{Host, Sizes, from_host};
 use crate::{DType, Tensor};
 
 /// Runs generic code for the floating-point dtype at hand.
@@ -136,22 +136,20 @@ fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
 
 /// Copies blocks; burn's own concatenation is many times slower than a copy.
 pub(crate) fn concatenate(tensors: &[&Tensor], axis: usize, shape: &[usize]) -> DispatchTensor {
-    fn joined<E: Element + bytemuck::Pod + Default + Send + Sync>(
+    fn joined<E: Element + bytemuck::Pod + Send + Sync>(
         tensors: &[&Tensor],
         axis: usize,
         shape: &[usize],
     ) -> DispatchTensor {
         let (outer, size, inner) = around(shape, axis);
-        let width = size * inner;
-        let mut values = vec![E::default(); outer * width];
-        let mut start = 0;
-        for tensor in tensors {
-            let (host, part) = (tensor.host(), tensor.shape()[axis] * inner);
-            if part > 0 {
-                let rows = values.chunks_exact_mut(width).zip(host.values::<E>().chunks_exact(part));
-                rows.for_each(|(row, from)| row[start..start + part].copy_from_slice(from));
+        let hosts: Vec<Host> = tensors.iter().map(|tensor| tensor.host()).collect();
+        let rows = |k: usize| (hosts[k].values::<E>(), tensors[k].shape()[axis] * inner);
+        let mut values = Vec::with_capacity(outer * size * inner);
+        for row in 0..outer {
+            for k in 0..tensors.len() {
+                let (part, width) = rows(k);
+                values.extend_from_slice(&part[row * width..(row + 1) * width]);
             }
-            start += part;
         }
         from_host(values, shape, tensors[0].dtype())
     }

@@ -8,6 +8,7 @@ use std::ops::Range;
 use burn_dispatch::DispatchTensor;
 use rayon::prelude::*;
 
+use super::fill::in_parts;
 use super::product::{Matrix, product};
 use super::{Real, for_float};
 use crate::Tensor;
@@ -23,6 +24,8 @@ const STRIP: usize = 32;
 pub(crate) struct Groups {
     /// The rows segment by segment; none if they are in that order already.
     order: Option<Vec<usize>>,
+    /// The place of each row in that order.
+    places: Vec<usize>,
     /// Where each segment begins in that order, and where the last one ends.
     starts: Vec<usize>,
 }
@@ -32,16 +35,19 @@ impl Groups {
         let mut starts = vec![0; count + 1];
         segments.iter().for_each(|&segment| starts[segment as usize + 1] += 1);
         (0..count).for_each(|segment| starts[segment + 1] += starts[segment]);
-        let order = (!segments.is_sorted()).then(|| {
-            let mut next = starts.clone();
-            let mut order = vec![0; segments.len()];
-            for (row, &segment) in segments.iter().enumerate() {
-                order[next[segment as usize]] = row;
-                next[segment as usize] += 1;
-            }
-            order
+        if segments.is_sorted() {
+            return Self { order: None, places: Vec::new(), starts };
+        }
+        let mut next = starts.clone();
+        let mut order = vec![0; segments.len()];
+        let places = segments.iter().enumerate().map(|(row, &segment)| {
+            let place = next[segment as usize];
+            next[segment as usize] += 1;
+            order[place] = row;
+            place
         });
-        Self { order, starts }
+        let places = places.collect();
+        Self { order: Some(order), places, starts }
     }
 
     /// The number of rows of all segments.
@@ -70,12 +76,15 @@ impl Groups {
 
     /// The reverse of [`Self::grouped`].
     pub(crate) fn scattered<R: Real>(&self, grouped: Vec<R>, width: usize) -> Vec<R> {
-        let Some(order) = &self.order else { return grouped };
-        let mut values = vec![R::default(); grouped.len()];
-        for (&row, grouped) in order.iter().zip(grouped.chunks_exact(width.max(1))) {
-            values[row * width..(row + 1) * width].copy_from_slice(grouped);
+        if self.order.is_none() {
+            return grouped;
         }
-        values
+        in_parts(
+            grouped.len(),
+            width,
+            #[inline(always)]
+            |row, values| values.copy_from_slice(&grouped[self.places[row] * width..][..width]),
+        )
     }
 }
 
