@@ -2,10 +2,10 @@
 
 use std::f64::consts::PI;
 
+use kilnbox_sdk::Result;
 use kilnbox_sdk::data::{Neighbors, Systems};
 use kilnbox_sdk::info::NeighborListOptions;
 use kilnbox_sdk::tensor::Tensor;
-use kilnbox_sdk::{Error, Result};
 
 use crate::hypers::{CutoffFunction, Hypers};
 
@@ -46,16 +46,20 @@ impl Edges {
     /// When the host cannot make the neighbour list.
     pub fn new(systems: Systems<'_>, species: &Tensor, hypers: &Hypers) -> Result<Edges> {
         let atoms = species.size(0);
-        let mut pairs = systems.neighbors(neighbor_list(hypers))?;
+        let list = neighbor_list(hypers);
+        let mut pairs = systems.neighbors(list)?;
+        let mut reverse = systems.reverse_pairs(list)?;
         let mut distances = distances(&pairs.vectors);
         let mut radius = Radius::Fixed(hypers.cutoff);
         if let Some(number) = hypers.num_neighbors_adaptive {
             let own = adaptive_radii(&distances, &pairs.first, atoms, number, hypers);
-            // Both directions of an edge must have the same radius.
+            // Both directions of an edge must have the same radius, and so be kept or left out together.
             let shared = (own.select(0, &pairs.first) + own.select(0, &pairs.second)) * 0.5;
-            let kept = distances.less_equal(&shared).to_vec_bool();
-            let kept: Vec<i64> = (0..kept.len() as i64).filter(|&edge| kept[edge as usize]).collect();
+            let is_kept = distances.less_equal(&shared).to_vec_bool();
+            let kept: Vec<i64> = (0..is_kept.len() as i64).filter(|&edge| is_kept[edge as usize]).collect();
             let kept = Tensor::from_vec_i64(&[kept.len()], kept);
+            let places = is_kept.iter().scan(0, |next, &kept| Some(std::mem::replace(next, *next + i64::from(kept))));
+            reverse = Tensor::from_vec_i64(&[is_kept.len()], places.collect()).select(0, &reverse.select(0, &kept));
             pairs = Neighbors {
                 first: pairs.first.select(0, &kept),
                 second: pairs.second.select(0, &kept),
@@ -72,7 +76,7 @@ impl Edges {
         let lengths = ((&pairs.vectors * &pairs.vectors).sum_keeping(&[1]) + SMALLEST_SQUARE).sqrt();
         Ok(Edges {
             neighbor_species: species.select(0, &pairs.second),
-            reverse: reverse(&pairs, atoms)?,
+            reverse,
             geometry: Tensor::concatenate(&[&pairs.vectors, &lengths], 1),
             centers: pairs.first,
             cutoff,
@@ -90,31 +94,6 @@ impl Edges {
 /// `|v|`, `[edges]`.
 fn distances(vectors: &Tensor) -> Tensor {
     (vectors * vectors).sum(&[1]).sqrt() + SMALLEST_SQUARE
-}
-
-/// For each edge `(i, j, shift)` the place of `(j, i, -shift)`.
-fn reverse(pairs: &Neighbors, atoms: usize) -> Result<Tensor> {
-    let [first, second, shifts] = [&pairs.first, &pairs.second, &pairs.shifts].map(Tensor::to_vec_i64);
-    let edges: Vec<(i64, [i64; 3])> = second
-        .iter()
-        .zip(shifts.chunks_exact(3))
-        .map(|(&second, shift)| (second, [shift[0], shift[1], shift[2]]))
-        .collect();
-    let mut starts = vec![0; atoms + 1];
-    first.iter().for_each(|&atom| starts[atom as usize + 1] += 1);
-    (0..atoms).for_each(|atom| starts[atom + 1] += starts[atom]);
-    let places: Option<Vec<i64>> = first
-        .iter()
-        .zip(&edges)
-        .map(|(&from, &(to, shift))| {
-            // The list is sorted by first atom, then second, then shift.
-            let start = starts[to as usize];
-            let place = edges[start..starts[to as usize + 1]].binary_search(&(from, shift.map(|cell| -cell))).ok()?;
-            Some((start + place) as i64)
-        })
-        .collect();
-    let places = places.ok_or_else(|| Error::Other("the neighbour list lacks the reverse of a pair".to_owned()))?;
-    Ok(Tensor::from_vec_i64(&[places.len()], places))
 }
 
 /// Where neighbours end.

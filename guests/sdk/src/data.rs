@@ -111,6 +111,15 @@ impl<'a> Systems<'a> {
         })
     }
 
+    /// For each pair `(i, j, shift)` of a full neighbour list the place of `(j, i, -shift)`, `int64` `[pairs]`: where messages go that are sent back along
+    /// edges.
+    ///
+    /// # Errors
+    /// When the list is not full, or the host cannot make it.
+    pub fn reverse_pairs(&self, options: NeighborListOptions) -> Result<Tensor> {
+        Ok(Tensor::from_handle(self.0.reverse_pairs(options.into())?))
+    }
+
     /// Named data that came with the systems, such as a charge.
     ///
     /// # Errors

@@ -556,6 +556,10 @@ pub mod data {
             })
         }
 
+        pub fn reverse_pairs(&self, options: NeighborListOptions) -> Result<Tensor, DataError> {
+            must(self.0.reverse_pairs(&options)).map(Tensor)
+        }
+
         pub fn data(&self, name: &str) -> Result<TensorMap, DataError> {
             must(self.0.data(name)).map(Into::into)
         }

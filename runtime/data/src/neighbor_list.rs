@@ -313,6 +313,16 @@ pub(crate) fn spanning_cell(geometry: Geometry<'_>) -> Result<[Vector; 3], DataE
     Ok(cell)
 }
 
+/// The first of `count` numbers for which `before` does not hold, as [`slice::partition_point`] finds it.
+fn partition_point(count: usize, before: impl Fn(usize) -> bool) -> usize {
+    let (mut low, mut high) = (0, count);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if before(middle) { low = middle + 1 } else { high = middle }
+    }
+    low
+}
+
 /// The pairs of all systems of a batch, atoms numbered through the batch.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Pairs {
@@ -327,6 +337,25 @@ pub struct Pairs {
 }
 
 impl Pairs {
+    /// For each pair `(i, j, shift)` the place of `(j, i, -shift)`; none if the list lacks one, as a half list does. Pairs are sorted.
+    pub fn reverse(&self) -> Option<Vec<i64>> {
+        let pair = |place: usize| (self.first[place], self.second[place], &self.shifts[3 * place..3 * place + 3]);
+        let atoms = self.first.last().map_or(0, |&last| last as usize + 1);
+        let mut starts = vec![0; atoms + 1];
+        self.first.iter().for_each(|&atom| starts[atom as usize + 1] += 1);
+        (0..atoms).for_each(|atom| starts[atom + 1] += starts[atom]);
+        (0..self.first.len())
+            .map(|place| {
+                let (first, second, shift) = pair(place);
+                let shift = [-shift[0], -shift[1], -shift[2]];
+                let back = (second, first, &shift[..]);
+                let (low, high) = (*starts.get(second as usize)?, *starts.get(second as usize + 1)?);
+                let found = low + partition_point(high - low, |k| pair(low + k) < back);
+                (found < high && pair(found) == back).then_some(found as i64)
+            })
+            .collect()
+    }
+
     /// The lists of several structures with these numbers of atoms, one after the other.
     pub(crate) fn concatenated(lists: &[Arc<PairList>], atom_counts: &[u32]) -> Self {
         let total = lists.iter().map(|list| list.atoms.len()).sum();

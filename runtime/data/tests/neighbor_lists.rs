@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use kilnbox_data::NeighborListOptions;
 use kilnbox_data::neighbor_list::{Geometry, PairList, neighbor_list};
+use kilnbox_data::{NeighborListOptions, SystemsData};
 
 /// A stream of numbers in `[0, 1)` that is the same in every run (Knuth's MMIX generator).
 struct Numbers(u64);
@@ -81,6 +81,33 @@ fn every_kind_of_periodicity_agrees_with_trying_everything() {
         pairs_seen += found.atoms.len();
     }
     assert!(pairs_seen > 5000, "the cases have too few pairs to mean anything: {pairs_seen}");
+}
+
+#[test]
+fn every_pair_of_a_full_list_has_its_reverse_and_no_half_list_has_all() {
+    let mut numbers = Numbers(3);
+    // A molecule, an atom alone, and a small crystal whose atoms are neighbours of their own images.
+    let counts = [7, 1, 2];
+    let systems = SystemsData {
+        atom_counts: counts.to_vec(),
+        positions: (0..30).map(|_| numbers.between(0.0, 2.0)).collect(),
+        cells: [[0.0; 9], [0.0; 9], [1.4, 0.0, 0.0, 0.3, 1.2, 0.0, -0.2, 0.4, 1.5]].concat(),
+        periodic: [[false; 3], [false; 3], [true; 3]].concat(),
+        types: vec![6; 10],
+        system_indices: vec![0, 0, 0, 0, 0, 0, 0, 1, 2, 2],
+        neighbor_lists: Vec::new(),
+    };
+    let pairs = |full_list| systems.neighbors(&NeighborListOptions { cutoff: 2.0, full_list, strict: true }).unwrap();
+    let full = pairs(true);
+    let reverse = full.reverse().unwrap();
+    assert!(reverse.len() > 60 && full.first.contains(&8) && !full.first.contains(&7));
+    for (place, &back) in reverse.iter().enumerate() {
+        let back = back as usize;
+        assert_eq!((full.first[place], full.second[place]), (full.second[back], full.first[back]));
+        assert!((0..3).all(|axis| full.shifts[3 * place + axis] == -full.shifts[3 * back + axis]));
+        assert_eq!(reverse[back], place as i64);
+    }
+    assert_eq!(pairs(false).reverse(), None);
 }
 
 #[test]

@@ -81,6 +81,15 @@ impl data::HostSystems for State {
         })
     }
 
+    fn reverse_pairs(
+        &mut self,
+        systems: Resource<Systems>,
+        options: data::NeighborListOptions,
+    ) -> Result<Lacking<Resource<Tensor>>> {
+        let found = guarded(|| Ok(self.table.get(&systems)?.reverse_pairs(&options.into())?))?;
+        self.lend(found, Self::hand_out)
+    }
+
     fn data(&mut self, systems: Resource<Systems>, name: String) -> Result<Lacking<data::TensorMap>> {
         let found = self.table.get(&systems)?.data(&name)?;
         self.lend(found, Self::give_map)

@@ -242,6 +242,20 @@ impl Systems {
         Ok(Ok(neighbors))
     }
 
+    /// For each pair of the neighbour list with these options the place of the pair in the other direction, int64 `[pairs]`.
+    ///
+    /// # Errors
+    /// The quota is exceeded; within, options that make no sense, or a list that is not full.
+    pub fn reverse_pairs(&self, options: &NeighborListOptions) -> Available<Tensor> {
+        match self.plain.neighbors(options).map(|pairs| pairs.reverse()) {
+            Err(error) => Ok(Err(error.into())),
+            Ok(None) => {
+                Ok(Err(Unavailable::Other("a half neighbour list has no reverse pairs: ask for a full one".to_owned())))
+            }
+            Ok(Some(places)) => Tensor::from_int64(&self.device, &[places.len()], &places).map(Ok),
+        }
+    }
+
     /// Named data that came with the systems.
     ///
     /// # Errors
