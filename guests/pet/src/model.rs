@@ -18,7 +18,7 @@ use std::ops::RangeInclusive;
 use kilnbox_sdk::augmentation::Augmentation;
 use kilnbox_sdk::data::Systems;
 use kilnbox_sdk::info::{
-    DType, DatasetInfo, Labels, Layout, ModelOutput, NamedTarget, NeighborListOptions, SampleKind,
+    DType, DatasetInfo, Labels, Layout, ModelOutput, NamedTarget, NeighborListOptions, last_layer_features,
 };
 use kilnbox_sdk::layers::{Activation, Embedding, LayerNorm, Linear, Mlp, Module, Norm, Visit};
 use kilnbox_sdk::network::Network;
@@ -159,18 +159,12 @@ impl Network for Pet {
     }
 
     fn auxiliary_outputs(&self) -> Vec<ModelOutput> {
-        let output = |name: String, description: &str| ModelOutput {
-            name,
-            quantity: String::new(),
-            unit: String::new(),
-            sample_kind: SampleKind::Atom,
-            description: description.to_owned(),
-        };
-        let mut outputs =
-            vec![output("feature".to_owned(), "What is known of each atom and, summed up, of its edges.")];
-        let names = self.targets.keys().map(|target| last_layer_features(target));
-        outputs.extend(names.map(|name| output(name, "What the last layers see.")));
-        outputs
+        let features = ModelOutput::auxiliary("feature", "What is known of each atom and, summed up, of its edges.");
+        let last = self
+            .targets
+            .keys()
+            .map(|target| ModelOutput::auxiliary(last_layer_features(target), "What the last layers see."));
+        std::iter::once(features).chain(last).collect()
     }
 
     fn forward(&self, systems: Systems<'_>, outputs: &[&str]) -> Result<Vec<Vec<Tensor>>> {
@@ -195,11 +189,6 @@ impl Network for Pet {
         });
         Ok(values.collect())
     }
-}
-
-/// The name of the output with what a target's last layers see.
-fn last_layer_features(target: &str) -> String {
-    format!("mtt::aux::{}_last_layer_features", target.strip_prefix("mtt::").unwrap_or(target))
 }
 
 fn side_by_side(parts: impl Iterator<Item = Tensor>) -> Tensor {

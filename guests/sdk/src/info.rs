@@ -148,6 +148,24 @@ pub struct ModelOutput {
     pub description: String,
 }
 
+impl ModelOutput {
+    /// An output of atoms that is no target, and so has neither quantity nor unit: `feature`, say.
+    pub fn auxiliary(name: impl Into<String>, description: &str) -> ModelOutput {
+        ModelOutput {
+            name: name.into(),
+            quantity: String::new(),
+            unit: String::new(),
+            sample_kind: SampleKind::Atom,
+            description: description.to_owned(),
+        }
+    }
+}
+
+/// The name of the output with what a target's last layers see: that of `energy` is `mtt::aux::energy_last_layer_features`.
+pub fn last_layer_features(target: &str) -> String {
+    format!("mtt::aux::{}_last_layer_features", target.strip_prefix("mtt::").unwrap_or(target))
+}
+
 /// What an exported model can do.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Capabilities {

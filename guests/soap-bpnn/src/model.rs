@@ -18,7 +18,9 @@ use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
 
 use kilnbox_sdk::data::Systems;
-use kilnbox_sdk::info::{DType, DatasetInfo, ModelOutput, NamedTarget, NeighborListOptions, SampleKind, TargetType};
+use kilnbox_sdk::info::{
+    DType, DatasetInfo, ModelOutput, NamedTarget, NeighborListOptions, TargetType, last_layer_features,
+};
 use kilnbox_sdk::layers::{Activation, Embedding, Module, SpeciesLayerNorm, SpeciesLinear, SpeciesMlp, Visit};
 use kilnbox_sdk::network::Network;
 use kilnbox_sdk::tensor::Tensor;
@@ -233,19 +235,12 @@ impl Network for SoapBpnn {
     }
 
     fn auxiliary_outputs(&self) -> Vec<ModelOutput> {
-        let output = |name: String, description: &str| ModelOutput {
-            name,
-            quantity: String::new(),
-            unit: String::new(),
-            sample_kind: SampleKind::Atom,
-            description: description.to_owned(),
-        };
-        let mut outputs =
-            vec![output("feature".to_owned(), "What the hidden layers make of each atom's surroundings.")];
-        outputs.extend(
-            self.last_layers.keys().map(|target| output(last_layer_features(target), "What the last layer sees.")),
-        );
-        outputs
+        let features = ModelOutput::auxiliary("feature", "What the hidden layers make of each atom's surroundings.");
+        let last = self
+            .last_layers
+            .keys()
+            .map(|target| ModelOutput::auxiliary(last_layer_features(target), "What the last layer sees."));
+        std::iter::once(features).chain(last).collect()
     }
 
     fn forward(&self, systems: Systems<'_>, outputs: &[&str]) -> Result<Vec<Vec<Tensor>>> {
@@ -314,11 +309,6 @@ impl Order {
     fn restored(&self, rows: &Tensor) -> Tensor {
         rows.select(0, &self.places)
     }
-}
-
-/// The name of the output with what a target's last layer sees.
-fn last_layer_features(target: &str) -> String {
-    format!("mtt::aux::{}_last_layer_features", target.strip_prefix("mtt::").unwrap_or(target))
 }
 
 impl SoapBpnn {
