@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use kilnbox_sdk::info::DType;
+use kilnbox_sdk::info::{DType, DatasetInfo, Irrep, NamedTarget, SampleKind, TargetInfo, TargetType};
 use kilnbox_sdk::layers::Module;
 use kilnbox_sdk::native;
 use kilnbox_sdk::network::Network;
@@ -11,7 +11,7 @@ use kilnbox_sdk::tensor::Tensor;
 use kilnbox_tensor::Device;
 use kilnbox_tests::parity::{self, close, numbers};
 use kilnbox_tests::{Nobody, repository};
-use pet::model::Pet;
+use pet::model::{Hypers, Pet};
 use serde_json::Value;
 
 #[test]
@@ -58,6 +58,43 @@ fn parity_pet_options() {
             }
         }
     }
+}
+
+#[test]
+fn pet_gives_tensors_component_by_component() {
+    native::enter(Device::cpu(), 0, Box::new(Nobody));
+    let text = std::fs::read_to_string(repository().join("fixtures/pet/options.json")).unwrap();
+    let cases: Vec<Value> = serde_json::from_str(&text).unwrap();
+    let target = |name: &str, target_type: TargetType| NamedTarget {
+        name: name.to_owned(),
+        info: TargetInfo {
+            quantity: String::new(),
+            unit: String::new(),
+            description: String::new(),
+            sample_kind: SampleKind::Atom,
+            target_type,
+            num_subtargets: 2,
+            gradients: Vec::new(),
+        },
+    };
+    let irreps = vec![Irrep { lambda: 0, sigma: 1 }, Irrep { lambda: 2, sigma: -1 }];
+    let info = DatasetInfo {
+        length_unit: "angstrom".to_owned(),
+        atomic_types: vec![1, 6, 8],
+        targets: vec![
+            target("mtt::tensor", TargetType::Cartesian(2)),
+            target("mtt::irreps", TargetType::Spherical(irreps)),
+        ],
+        extra_data: Vec::new(),
+    };
+    let hypers: Hypers = serde_json::from_value(cases[0]["hypers"].clone()).unwrap();
+    let network = Pet::new(&hypers, &info, DType::Float64).unwrap();
+    let systems = parity::systems(&cases[0]["structures"]["molecule"], &[]);
+    let outputs = network.forward(native::systems(&systems), &["mtt::irreps", "mtt::tensor"]).unwrap();
+    let shapes: Vec<Vec<Vec<usize>>> =
+        outputs.iter().map(|blocks| blocks.iter().map(Tensor::shape).collect()).collect();
+    assert_eq!(shapes, [vec![vec![6, 1, 2], vec![6, 5, 2]], vec![vec![6, 3, 3, 2]]]);
+    assert!(outputs.iter().flatten().all(|block| block.is_finite().all().to_vec_bool() == [true]));
 }
 
 /// The weights of the fixture: a sine of the element's number and of the parameter's name, as metatrain calls it.
