@@ -3,11 +3,11 @@
 //! A tracked tensor remembers the operation that made it. [`grad`] walks that history backwards, and each operation's derivative is
 //! itself made of operations: with `create_graph` they are recorded, and the gradient can be differentiated again.
 
-use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use smallvec::SmallVec;
 
+use crate::context::{self, Stop, recording};
 use crate::op::{elementwise, shape};
 use crate::tensor::Node;
 use crate::{DType, Misuse, Tensor};
@@ -72,17 +72,9 @@ impl Step<'_> {
     }
 }
 
-thread_local! {
-    static RECORDING: Cell<bool> = const { Cell::new(true) };
-}
-
-/// Turns recording on this thread on or off and says what it was.
+/// Turns recording in the context in force on or off and says what it was.
 pub fn set_recording(enabled: bool) -> bool {
-    RECORDING.replace(enabled)
-}
-
-pub(crate) fn recording() -> bool {
-    RECORDING.get()
+    context::set_recording(enabled)
 }
 
 /// Restores recording when a scope ends, however it ends.
@@ -129,8 +121,8 @@ pub fn grad(
     create_graph: bool,
 ) -> Result<Vec<Tensor>, Misuse> {
     check(outputs, inputs, output_gradients)?;
-    let _scope = RecordingScope::set(create_graph);
-    let wanted = nodes_between(outputs, inputs);
+    let (_scope, stop) = (RecordingScope::set(create_graph), Stop::current());
+    let wanted = nodes_between(outputs, inputs, &stop);
     let targets: HashSet<u64> = inputs.iter().map(|input| input.0.id).collect();
     let mut found: HashMap<u64, Tensor> = HashMap::new();
     // The largest number first: by the time a node is reached, everything computed from it has been.
@@ -143,6 +135,7 @@ pub fn grad(
         Pending::add(&mut pending, output, Contribution::Whole(gradient))?;
     }
     while let Some((id, entry)) = pending.pop_last() {
+        stop.check();
         let (tensor, gradient) = entry.total()?;
         if let Some(origin) = &tensor.0.origin {
             let step = Step { inputs: &origin.inputs, output: &tensor, gradient: &gradient, wanted: &wanted };
@@ -272,10 +265,11 @@ fn added(sum: Option<Tensor>, gradient: Tensor) -> Result<Tensor, Misuse> {
 }
 
 /// The nodes that lie on a path from an output back to an input; gradients of others are not computed.
-fn nodes_between(outputs: &[&Tensor], inputs: &[&Tensor]) -> HashSet<u64> {
+fn nodes_between(outputs: &[&Tensor], inputs: &[&Tensor], stop: &Stop) -> HashSet<u64> {
     let mut reached: BTreeMap<u64, &Node> = BTreeMap::new();
     let mut stack: Vec<&Node> = outputs.iter().map(|output| &*output.0).collect();
     while let Some(node) = stack.pop() {
+        stop.check();
         if node.tracked && reached.insert(node.id, node).is_none() {
             stack.extend(node.origin.iter().flat_map(|origin| origin.inputs.iter().map(|input| &*input.0)));
         }

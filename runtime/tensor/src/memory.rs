@@ -1,15 +1,21 @@
 //! Counting the bytes of tensors against a quota.
 //!
-//! Every tensor counts with its full size, views too, from before its operation runs until its value is freed; what a gradient's history
-//! keeps alive therefore counts as well. The quota belongs to the thread that runs the operations: a session sets its own.
+//! Every tensor counts with its full size, views too, and with what it takes to keep it, from before its operation runs until its value is
+//! freed; what a gradient's history keeps alive therefore counts as well. The quota is that of the context in force, see [`crate::context`].
 
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::Misuse;
+use crate::context::current;
 
-/// A bound on the bytes of all tensors of a session, and how many there are.
+/// The name of the limit.
+const LIMIT: &str = "tensor_bytes";
+/// What a tensor counts beside its elements: its node, its place in the history with the derivative's captures, and the allocations around
+/// them. A history of scalars would otherwise fill the memory without being noticed. Measured: 350 to 480 bytes for an operation on a scalar.
+pub const BOOKKEEPING: usize = 512;
+
+/// A bound on the bytes of all tensors of a run, and how many there are.
 #[derive(Debug)]
 pub struct Quota {
     limit: usize,
@@ -39,15 +45,6 @@ impl Quota {
     }
 }
 
-thread_local! {
-    static CURRENT: RefCell<Arc<Quota>> = RefCell::new(Quota::new(usize::MAX));
-}
-
-/// Makes `quota` count what this thread allocates from now on; without one there is no bound.
-pub fn set_quota(quota: Arc<Quota>) {
-    CURRENT.with(|current| *current.borrow_mut() = quota);
-}
-
 /// Bytes that are counted until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Reservation {
@@ -61,40 +58,39 @@ impl Drop for Reservation {
     }
 }
 
-/// Counts `bytes` for `operation`, or refuses.
+/// Counts a tensor of `bytes` bytes for `operation`, or refuses.
 pub(crate) fn reserve(operation: &'static str, bytes: usize) -> Result<Reservation, Misuse> {
-    CURRENT.with(|current| {
-        let quota = current.borrow().clone();
-        let before = quota.used.fetch_add(bytes, Ordering::Relaxed);
-        match before.checked_add(bytes).filter(|&after| after <= quota.limit) {
-            Some(after) => {
-                quota.peak.fetch_max(after, Ordering::Relaxed);
-                Ok(Reservation { quota, bytes })
-            }
-            None => {
-                quota.used.fetch_sub(bytes, Ordering::Relaxed);
-                Err(Misuse::limit(
-                    operation,
-                    format!("the result needs {bytes} bytes; {before} of {} are in use", quota.limit),
-                ))
-            }
+    let quota = current(|context| context.quota().clone());
+    let bytes = bytes.saturating_add(BOOKKEEPING);
+    let before = quota.used.fetch_add(bytes, Ordering::Relaxed);
+    match before.checked_add(bytes).filter(|&after| after <= quota.limit) {
+        Some(after) => {
+            quota.peak.fetch_max(after, Ordering::Relaxed);
+            Ok(Reservation { quota, bytes })
         }
-    })
+        None => {
+            quota.used.fetch_sub(bytes, Ordering::Relaxed);
+            let problem = format!("it needs {bytes} bytes; {before} of {} are in use", quota.limit);
+            Err(Misuse::limit(LIMIT, operation, problem))
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::context::Context;
 
     #[test]
     fn the_quota_holds_at_the_bound_and_refuses_one_byte_past_it() {
-        let quota = Quota::new(100);
-        set_quota(quota.clone());
+        let context = Context::new(BOOKKEEPING + 100, f64::INFINITY);
+        let _entered = context.enter();
+        let quota = context.quota();
         let held = reserve("test", 100);
         assert!(held.is_ok());
-        assert!(reserve("test", 1).is_err_and(|misuse| misuse.limit));
+        assert!(reserve("test", 1).is_err_and(|misuse| misuse.limit == Some(LIMIT)));
         drop(held);
-        assert_eq!((quota.used(), quota.peak()), (0, 100));
+        assert_eq!((quota.used(), quota.peak()), (0, BOOKKEEPING + 100));
         assert!(reserve("test", 101).is_err());
         assert!(reserve("test", usize::MAX).is_err());
         assert_eq!(quota.used(), 0);

@@ -12,18 +12,18 @@ pub struct Misuse {
     pub operation: &'static str,
     /// One sentence with the values found and those expected.
     pub problem: String,
-    /// Whether a limit was exceeded, rather than a rule broken: the remedy is then a larger limit.
-    pub limit: bool,
+    /// The limit that was exceeded, if no rule was broken: the remedy is then a larger limit.
+    pub limit: Option<&'static str>,
 }
 
 impl Misuse {
     /// A rule of `operation` is broken.
     pub fn new(operation: &'static str, problem: impl Into<String>) -> Self {
-        Self { operation, problem: problem.into(), limit: false }
+        Self { operation, problem: problem.into(), limit: None }
     }
 
-    /// A limit of `operation` is exceeded.
-    pub fn limit(operation: &'static str, problem: impl Into<String>) -> Self {
-        Self { operation, problem: problem.into(), limit: true }
+    /// `operation` would exceed the limit of this name.
+    pub fn limit(limit: &'static str, operation: &'static str, problem: impl Into<String>) -> Self {
+        Self { operation, problem: problem.into(), limit: Some(limit) }
     }
 }

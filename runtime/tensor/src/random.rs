@@ -3,6 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
+use crate::context::Stop;
 use crate::tensor::checked_bytes;
 use crate::{DType, Device, Misuse, Tensor};
 
@@ -69,7 +70,9 @@ impl Random {
     /// The numbers `0 .. count` in random order (Fisher and Yates).
     pub fn permutation(&mut self, count: u32) -> Vec<u32> {
         let mut order: Vec<u32> = (0..count).collect();
+        let stop = Stop::current();
         for last in (1..order.len()).rev() {
+            stop.check();
             order.swap(last, self.below(last as u64 + 1) as usize);
         }
         order
@@ -122,7 +125,12 @@ impl Random {
         }
         let bytes = checked_bytes(operation, shape, dtype)?;
         drop(crate::memory::reserve(operation, bytes)?);
-        let values: Vec<f64> = (0..bytes / dtype.size()).map(|_| draw(self)).collect();
+        let stop = Stop::current();
+        let draw = |_| {
+            stop.check();
+            draw(self)
+        };
+        let values: Vec<f64> = (0..bytes / dtype.size()).map(draw).collect();
         Tensor::from_float64(device, shape, &values, dtype)
     }
 }

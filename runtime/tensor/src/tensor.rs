@@ -10,6 +10,7 @@ use burn_flex::{FlexTensor, Layout};
 use smallvec::SmallVec;
 
 use crate::autodiff::{Derivative, Origin};
+use crate::context::{Stop, recording};
 use crate::memory::{self, Reservation};
 use crate::{DType, Device, Misuse};
 
@@ -237,7 +238,7 @@ impl Tensor {
         derivative: impl Derivative + 'static,
     ) -> Result<Self, Misuse> {
         let reservation = memory::reserve(operation, checked_bytes(operation, shape, dtype)?)?;
-        let tracked = dtype.is_float() && crate::autodiff::recording() && inputs.iter().any(|input| input.0.tracked);
+        let tracked = dtype.is_float() && recording() && inputs.iter().any(|input| input.0.tracked);
         let origin = tracked.then(|| Origin {
             inputs: inputs.iter().map(|&input| input.clone()).collect(),
             derivative: Box::new(derivative),
@@ -292,6 +293,7 @@ impl Tensor {
 /// A result without elements needs no kernel, and some of burn's kernels panic on one.
 fn run_unless_empty(shape: &[usize], dtype: DType, run: impl FnOnce() -> DispatchTensor) -> DispatchTensor {
     if !shape.contains(&0) {
+        Stop::current().check();
         return run();
     }
     let sizes = Shape::from(shape.to_vec());

@@ -2,7 +2,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use kilnbox_tensor::memory::{self, Quota};
+use kilnbox_tensor::context::Context;
 use kilnbox_tensor::op::optimizer::{AdamOptions, adam};
 use kilnbox_tensor::op::{self, elementwise, index, linalg, neural, reduce, segment, shape, spherical};
 use kilnbox_tensor::random::Random;
@@ -343,8 +343,8 @@ fn constructors_never_panic() {
 #[test]
 fn the_quota_is_asked_before_memory_is() -> Result<(), Misuse> {
     let cpu = Device::cpu();
-    let quota = Quota::new(1 << 20);
-    memory::set_quota(quota.clone());
+    let context = Context::new(1 << 20, f64::INFINITY);
+    let (_entered, quota) = (context.enter(), context.quota());
     let row = Tensor::full(&cpu, &[64], 1.0, DType::Float64)?;
     let column = shape::reshape(&row, &[64, 1])?;
     let huge = 1_usize << 40;
@@ -360,15 +360,54 @@ fn the_quota_is_asked_before_memory_is() -> Result<(), Misuse> {
             let wide = shape::reshape(&Tensor::full(&cpu, &[4096], 0.0, DType::Float64)?, &[1, 4096])?;
             linalg::matmul(&tall, &wide)
         }),
+        // Blocks without elements take no memory, but where the rows of each are is kept in a table.
+        ("contract-left", &|| {
+            let nothing = Tensor::full(&cpu, &[huge, 0, 1], 0.0, DType::Float64)?;
+            let empty_rows = Tensor::full(&cpu, &[64, 0], 0.0, DType::Float64)?;
+            segment::contract_left(&empty_rows, &nothing, &Tensor::arange(&cpu, 64)?)
+        }),
     ];
     for (name, run) in refused {
         match run() {
-            Err(misuse) => assert!(misuse.limit, "{name}: {misuse}"),
+            Err(misuse) => assert!(misuse.limit == Some("tensor_bytes"), "{name}: {misuse}"),
             Ok(tensor) => panic!("{name} made {tensor:?}"),
         }
     }
     drop((row, column));
     assert_eq!(quota.used(), 0, "bytes stay counted");
     assert!(quota.peak() <= quota.limit());
+    Ok(())
+}
+
+/// What would last for ever is refused before it begins.
+#[test]
+fn the_cost_of_an_operation_is_bounded() -> Result<(), Misuse> {
+    let cpu = Device::cpu();
+    let square = Tensor::full(&cpu, &[64, 64], 1.0, DType::Float32)?;
+    let (row, nowhere) =
+        (Tensor::full(&cpu, &[64], 0.0, DType::Float32)?, Tensor::full(&cpu, &[64], 0.0, DType::Int64)?);
+    let blocks = shape::reshape(&square, &[1, 64, 64])?;
+    let cases: &[(&str, &dyn Fn() -> Result<Tensor, Misuse>)] = &[
+        ("matmul", &|| linalg::matmul(&square, &square)),
+        ("batched matmul", &|| linalg::matmul(&square, &blocks)),
+        ("solve", &|| linalg::solve(&square, &square)?.or(Ok(square.clone()))),
+        ("linear", &|| neural::linear(&square, &square, None)),
+        ("outer-sum", &|| segment::outer_sum(&square, &square, &nowhere, 1)),
+        ("contract-left", &|| segment::contract_left(&square, &blocks, &nowhere)),
+        ("contract-right", &|| segment::contract_right(&square, &blocks, &nowhere)),
+        ("attention", &|| neural::attention(&square, &square, &square, &row, &nowhere, 1, 4, 1.0)),
+    ];
+    let cost = 64.0 * 64.0 * 64.0;
+    for (name, run) in cases {
+        let within = |most: f64| {
+            let _entered = Context::new(usize::MAX, most).enter();
+            run()
+        };
+        assert!(within(cost).is_ok(), "{name} at the bound");
+        match within(cost - 1.0) {
+            Err(misuse) => assert_eq!(misuse.limit, Some("operation_cost"), "{name}: {misuse}"),
+            Ok(_) => panic!("{name} was not refused"),
+        }
+    }
     Ok(())
 }

@@ -11,6 +11,7 @@ use super::fill::in_uneven_parts;
 use super::segment::Groups;
 use super::{Real, for_float};
 use crate::Tensor;
+use crate::context::Stop;
 use crate::tensor::from_host;
 
 /// The numbers that are worked on together.
@@ -43,6 +44,11 @@ impl Neighbourhoods {
     /// The number of entries of a matrix of weights.
     pub(crate) fn entries(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
+    }
+
+    /// How many multiplications it takes to go through all pairs of rows of `features` elements.
+    pub(crate) fn multiplications(&self, features: usize) -> f64 {
+        self.entries() as f64 / self.heads as f64 * features as f64
     }
 
     fn segments(&self) -> usize {
@@ -78,7 +84,7 @@ impl Neighbourhoods {
 pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
     let (features, dtype) = (left.shape()[1], left.dtype());
     let (left_host, right_host) = (left.host(), right.host());
-    let width = features / neighbourhoods.heads;
+    let (width, stop) = (features / neighbourhoods.heads, Stop::current());
     for_float!(dtype, R => {
         let (left, right) = (left_host.values::<R>(), right_host.values::<R>());
         let work = neighbourhoods.entries().saturating_mul(width);
@@ -96,6 +102,7 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
                     }
                 }
                 for (place, row) in neighbourhoods.rows(segment).enumerate() {
+                    stop.check();
                     let factors = &left[row * features..][columns.clone()];
                     let out = &mut part[(head * size + place) * size..][..size];
                     for (out, block) in out.chunks_mut(LANES).zip(turned.chunks_exact(width.max(1))) {
@@ -122,7 +129,7 @@ pub(crate) fn mix(
     transposed: bool,
 ) -> DispatchTensor {
     let features = rows.shape()[1];
-    let width = features / neighbourhoods.heads;
+    let (width, stop) = (features / neighbourhoods.heads, Stop::current());
     let (weights_host, rows_host) = (weights.host(), rows.host());
     for_float!(rows.dtype(), R => {
         let (all_weights, values) = (weights_host.values::<R>(), rows_host.values::<R>());
@@ -131,6 +138,7 @@ pub(crate) fn mix(
             let size = neighbourhoods.size(segment);
             let weights = &all_weights[neighbourhoods.range(segment)];
             for (other, row) in neighbourhoods.rows(segment).enumerate() {
+                stop.check();
                 let values = &values[row * features..][..features];
                 for (place, out) in part.chunks_exact_mut(features.max(1)).enumerate() {
                     let (i, j) = if transposed { (other, place) } else { (place, other) };

@@ -5,6 +5,7 @@ use std::mem::MaybeUninit;
 use rayon::prelude::*;
 
 use super::{PARALLEL, Real, vectorised};
+use crate::context::Stop;
 
 /// The least elements that one task fills: enough to make handing it out cheap, few enough to stay in the nearest cache.
 const TASK: usize = 1 << 12;
@@ -36,7 +37,9 @@ pub(crate) fn in_uneven_parts<R: Real>(
         rest = after;
     }
     assert!(rest.is_empty(), "the parts cover the whole");
+    let stop = Stop::current();
     let run = |(k, part): (usize, &mut [MaybeUninit<R>])| {
+        stop.check();
         vectorised(
             #[inline(always)]
             || fill(k, zeroed(part)),
@@ -47,7 +50,7 @@ pub(crate) fn in_uneven_parts<R: Real>(
     } else {
         parts.into_par_iter().for_each(run)
     }
-    // SAFETY: the parts cover all `count` slots, and `zeroed` wrote each of them.
+    // SAFETY: the parts cover all `count` slots, and `zeroed` wrote each of them; had one panicked or been stopped, this line would not be reached.
     #[expect(unsafe_code, reason = "the vector was filled through its spare capacity")]
     unsafe {
         values.set_len(count);
@@ -97,7 +100,9 @@ fn filled<R: Real>(count: usize, width: usize, write: impl Fn(usize, &mut [Maybe
     let parts_per_task = TASK.div_ceil(width);
     let mut values: Vec<R> = Vec::with_capacity(count);
     let slots = &mut values.spare_capacity_mut()[..count];
+    let stop = Stop::current();
     let task = |(task, slots): (usize, &mut [MaybeUninit<R>])| {
+        stop.check();
         vectorised(
             #[inline(always)]
             || {

@@ -1,14 +1,17 @@
-//! Products of two matrices, either of which may be taken transposed, through the library that burn uses for them.
+//! Products of matrices, either of which may be taken transposed, through the library that burn uses for them.
 
 use burn_dispatch::DispatchTensor;
 
 use super::fill::in_parts;
 use super::{Real, for_float};
 use crate::Tensor;
+use crate::context::Stop;
 use crate::tensor::from_host;
 
 /// Below this many multiplications a second thread costs more than it gives.
 const PARALLEL: usize = 1 << 21;
+/// The most multiplications of one call of the library, which cannot be stopped: some hundredths of a second. Larger products are cut.
+const BLOCK: usize = 1 << 31;
 
 /// A row-major matrix in a slice, or its transpose.
 #[derive(Clone, Copy)]
@@ -16,7 +19,7 @@ struct Operand<'a, R> {
     values: &'a [R],
     /// Rows and columns of the operand as it is multiplied.
     size: [usize; 2],
-    strides: [isize; 2],
+    strides: [usize; 2],
 }
 
 impl<'a, R> Operand<'a, R> {
@@ -24,9 +27,16 @@ impl<'a, R> Operand<'a, R> {
         let columns = shape.last().copied().unwrap_or(1);
         let rows = shape.iter().rev().skip(1).product();
         match transposed {
-            false => Self { values, size: [rows, columns], strides: [columns as isize, 1] },
-            true => Self { values, size: [columns, rows], strides: [1, columns as isize] },
+            false => Self { values, size: [rows, columns], strides: [columns, 1] },
+            true => Self { values, size: [columns, rows], strides: [1, columns] },
         }
+    }
+
+    /// `size` rows (axis 0) or columns (axis 1) from `start` on.
+    fn part(self, axis: usize, start: usize, size: usize) -> Self {
+        let mut part = Self { values: &self.values[start * self.strides[axis]..], ..self };
+        part.size[axis] = size;
+        part
     }
 }
 
@@ -45,6 +55,36 @@ pub(crate) fn product(
         let right = Operand::<R>::new(right_host.values(), right.0.shape(), right.1);
         from_host(multiply(left, right, bias_host.as_ref().map(|bias| bias.values::<R>())), shape, dtype)
     })
+}
+
+/// The products of the matrices in the last two axes; the axes before broadcast to those of `shape`, the shape of the result. A matrix that meets
+/// many others is read where it lies: stretching it in memory could take more than both operands and the result.
+pub(crate) fn batched(left: &Tensor, right: &Tensor, shape: &[usize]) -> DispatchTensor {
+    let dtype = left.dtype();
+    let (left_host, right_host) = (left.host(), right.host());
+    let count = shape.iter().rev().take(2).product();
+    for_float!(dtype, R => {
+        let (left_values, right_values) = (left_host.values::<R>(), right_host.values::<R>());
+        let values = in_parts(shape.iter().product(), count, #[inline(always)] |number, out| {
+            let left = matrix(left, left_values, shape, number);
+            let right = matrix(right, right_values, shape, number);
+            out.copy_from_slice(&multiply(left, right, None));
+        });
+        from_host(values, shape, dtype)
+    })
+}
+
+/// The matrix of `operand` that goes into matrix `number` of the result.
+fn matrix<'a, R>(operand: &Tensor, values: &'a [R], shape: &[usize], number: usize) -> Operand<'a, R> {
+    let (batch, size) = operand.shape().split_at(operand.shape().len() - 2);
+    let (mut rest, mut place, mut stride) = (number, 0, 1);
+    for (&own, &whole) in batch.iter().rev().zip(shape.iter().rev().skip(2)) {
+        // An axis of size 1 is stretched: every place along it is the first.
+        place += if own == 1 { 0 } else { rest % whole * stride };
+        (rest, stride) = (rest / whole, stride * own);
+    }
+    let count = size[0] * size[1];
+    Operand::new(&values[place * count..][..count], size, false)
 }
 
 fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&[R]>) -> Vec<R> {
@@ -67,38 +107,77 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
         None if inner == 0 => vec![R::default(); count],
         None => Vec::with_capacity(count),
     };
-    if inner == 0 {
+    if count == 0 || inner == 0 {
         return out;
     }
-    let parallelism =
-        if rows * columns * inner < PARALLEL { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) };
-    // SAFETY: the operands have `rows * inner` and `inner * columns` elements, and their strides address each of these once, as does the result's
-    // stride in its `rows * columns` reserved elements. The result is read only if a bias was written into all of them; otherwise every
-    // element is written without being read. `R` is `f32` or `f64`, which the library has kernels for.
-    #[expect(unsafe_code, reason = "the library takes pointers")]
+    let parallelism = if count * inner < PARALLEL { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) };
+    let (height, width) = block(rows, inner, columns);
+    let stop = Stop::current();
+    for row in (0..rows).step_by(height) {
+        for column in (0..columns).step_by(width) {
+            stop.check();
+            let (height, width) = (height.min(rows - row), width.min(columns - column));
+            let (left, right) = (left.part(0, row, height), right.part(1, column, width));
+            // SAFETY: the operands have `rows * inner` and `inner * columns` elements, a part of them begins at one of its own elements, and their strides
+            // address each of these once, as does the result's stride in its `rows * columns` reserved elements, of which this part begins
+            // at `(row, column)`. The result is read only if a bias was written into all of them; otherwise every element of the part is written
+            // without being read. `R` is `f32` or `f64`, which the library has kernels for.
+            #[expect(unsafe_code, reason = "the library takes pointers")]
+            unsafe {
+                gemm::gemm(
+                    height,
+                    width,
+                    inner,
+                    out.as_mut_ptr().add(row * columns + column),
+                    1,
+                    columns as isize,
+                    bias.is_some(),
+                    left.values.as_ptr(),
+                    left.strides[1] as isize,
+                    left.strides[0] as isize,
+                    right.values.as_ptr(),
+                    right.strides[1] as isize,
+                    right.strides[0] as isize,
+                    R::from_f64(1.0),
+                    R::from_f64(1.0),
+                    false,
+                    false,
+                    false,
+                    parallelism,
+                );
+            }
+        }
+    }
+    // SAFETY: the parts cover all `count` elements, and each wrote its own; had one been stopped, this line would not be reached.
+    #[expect(unsafe_code, reason = "the vector was filled through its pointer")]
     unsafe {
-        gemm::gemm(
-            rows,
-            columns,
-            inner,
-            out.as_mut_ptr(),
-            1,
-            columns as isize,
-            bias.is_some(),
-            left.values.as_ptr(),
-            left.strides[1],
-            left.strides[0],
-            right.values.as_ptr(),
-            right.strides[1],
-            right.strides[0],
-            R::from_f64(1.0),
-            R::from_f64(1.0),
-            false,
-            false,
-            false,
-            parallelism,
-        );
         out.set_len(count);
     }
     out
+}
+
+/// The rows and columns of the result that one call computes: all of them, but for a product that would last.
+fn block(rows: usize, inner: usize, columns: usize) -> (usize, usize) {
+    let most = (BLOCK / inner).max(1);
+    if rows.saturating_mul(columns) <= most {
+        return (rows, columns);
+    }
+    let width = columns.min(most.isqrt().max(64));
+    ((most / width).clamp(1, rows), width)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn large_products_are_cut_and_ordinary_ones_are_not() {
+        assert_eq!(block(40_000, 256, 128), (40_000, 128));
+        for [rows, inner, columns] in [[65_536; 3], [1, 1 << 20, 1 << 20], [1 << 20, 1 << 20, 1], [3, 1 << 33, 3]] {
+            let (height, width) = block(rows, inner, columns);
+            let is_small = (1..=rows).contains(&height) && (1..=columns).contains(&width);
+            // Where one row or 64 columns alone exceed a block, it is as small as it can be.
+            assert!(is_small && (height == 1 || height * width * inner <= BLOCK), "{height} {width}");
+        }
+    }
 }

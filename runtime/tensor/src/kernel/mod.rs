@@ -23,6 +23,7 @@ use rayon::prelude::*;
 pub(crate) use real::{Real, vectorised};
 pub(crate) use solve::solve;
 
+use crate::context::Stop;
 use crate::op::optimizer::AdamOptions;
 use crate::tensor::{Host, Sizes, from_host};
 use crate::{DType, Tensor};
@@ -46,11 +47,6 @@ pub(crate) use for_float;
 
 /// Below this many elements a second thread costs more than it gives.
 pub(crate) const PARALLEL: usize = 1 << 16;
-
-pub(crate) fn zeros(shape: &[usize], dtype: DType) -> DispatchTensor {
-    let count = shape.iter().product();
-    for_float!(dtype, R => from_host(vec![R::default(); count], shape, dtype))
-}
 
 pub(crate) fn from_float64(values: Vec<f64>, shape: &[usize], dtype: DType) -> DispatchTensor {
     match dtype {
@@ -312,11 +308,13 @@ pub(crate) fn index_add(a: &Tensor, axis: usize, indices: &Tensor, shape: &[usiz
     let (outer, size, inner) = around(shape, axis);
     let (host, places) = (a.host(), indices.host());
     let places = places.values::<i64>();
+    let stop = Stop::current();
     for_float!(a.dtype(), R => {
         let values = host.values::<R>();
         let mut totals = vec![R::default(); outer * size * inner];
         vectorised(#[inline(always)] || {
             for row in 0..outer {
+                stop.check();
                 for (k, &place) in places.iter().enumerate() {
                     let from = &values[(row * places.len() + k) * inner..][..inner];
                     let to = &mut totals[(row * size + place as usize) * inner..][..inner];

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::{Real, vectorised};
+use crate::context::Stop;
 
 /// The rows of a tile.
 const HEIGHT: usize = 4;
@@ -53,7 +54,7 @@ impl<'a, R: Real> Matrix<'a, R> {
 }
 
 /// `out = left right`, row-major, on this thread.
-pub(crate) fn product<R: Real>(left: Matrix<'_, R>, right: Matrix<'_, R>, out: &mut [R]) {
+pub(crate) fn product<R: Real>(left: Matrix<'_, R>, right: Matrix<'_, R>, out: &mut [R], stop: &Stop) {
     assert!(left.columns == right.rows && out.len() == left.rows * right.columns, "shapes were checked");
     if right.rows == 0 {
         out.fill(R::default());
@@ -72,6 +73,7 @@ pub(crate) fn product<R: Real>(left: Matrix<'_, R>, right: Matrix<'_, R>, out: &
                 }
                 let mut column = 0;
                 while column < right.columns {
+                    stop.check();
                     if right.columns - column > NARROW {
                         add_panel::<R, WIDE>(left, right, inner.clone(), column, &factors, &mut wide, out);
                         column += WIDE;
@@ -244,7 +246,7 @@ mod tests {
             for left in [Matrix::new(&a, m, k), Matrix::new(&a_turned, k, m).transposed()] {
                 for right in [Matrix::new(&b, k, n), Matrix::new(&b_turned, n, k).transposed()] {
                     let mut out = vec![f64::NAN; m * n];
-                    product(left, right, &mut out);
+                    product(left, right, &mut out, &Stop::current());
                     assert_eq!(out, expected, "{m} {k} {n}");
                 }
             }

@@ -12,6 +12,7 @@ use super::fill::in_parts;
 use super::product::{Matrix, product};
 use super::{Real, for_float};
 use crate::Tensor;
+use crate::context::Stop;
 use crate::tensor::from_host;
 
 /// Below this many multiplications a second thread costs more than it gives.
@@ -120,7 +121,7 @@ fn for_each_strip<R: Real>(strips: Vec<Strip<'_, R>>, work: usize, compute: impl
 pub(crate) fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, shape: &[usize; 3]) -> DispatchTensor {
     let &[count, m, n] = shape;
     let (left_host, right_host, segments) = (left.host(), right.host(), segments.host());
-    let groups = Groups::new(segments.values(), count);
+    let (groups, stop) = (Groups::new(segments.values(), count), Stop::current());
     let dtype = left.dtype();
     for_float!(dtype, R => {
         let left = groups.grouped::<R>(left_host.values(), m);
@@ -132,7 +133,7 @@ pub(crate) fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, shape:
                 let rows = groups.rows(strip.segment);
                 let left = Matrix::new(&left[rows.start * m..rows.end * m], rows.len(), m);
                 let right = Matrix::new(&right[rows.start * n..rows.end * n], rows.len(), n);
-                product(left.transposed().strip(strip.start, strip.out.len() / n), right, strip.out);
+                product(left.transposed().strip(strip.start, strip.out.len() / n), right, strip.out, &stop);
             });
         }
         from_host(blocks, shape, dtype)
@@ -149,7 +150,7 @@ pub(crate) fn contract(
 ) -> DispatchTensor {
     let &[count, m, n] = blocks.shape() else { unreachable!("the rank was checked") };
     let (rows_host, blocks_host, segments) = (rows.host(), blocks.host(), segments.host());
-    let groups = Groups::new(segments.values(), count);
+    let (groups, stop) = (Groups::new(segments.values(), count), Stop::current());
     let (width_in, width_out) = if transposed { (n, m) } else { (m, n) };
     for_float!(rows.dtype(), R => {
         let values = groups.grouped::<R>(rows_host.values(), width_in);
@@ -164,7 +165,7 @@ pub(crate) fn contract(
                 let values = &values[first * width_in..(first + rows) * width_in];
                 let block = Matrix::new(&blocks[strip.segment * m * n..(strip.segment + 1) * m * n], m, n);
                 let block = if transposed { block.transposed() } else { block };
-                product(Matrix::new(values, rows, width_in), block, strip.out);
+                product(Matrix::new(values, rows, width_in), block, strip.out, &stop);
             });
         }
         from_host(groups.scattered(results, width_out), shape, rows.dtype())

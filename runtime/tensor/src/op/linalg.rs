@@ -1,11 +1,9 @@
 //! Linear algebra.
 
-use burn_backend::Shape;
-use burn_backend::ops::FloatTensorOps;
-use burn_dispatch::Dispatch;
 use thiserror::Error;
 
 use super::{FLOATS, broadcast_shape, check_dtypes, check_rank, elementwise, shape, sum_to};
+use crate::context::check_cost;
 use crate::tensor::Sizes;
 use crate::{Misuse, Tensor, kernel};
 
@@ -46,26 +44,14 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
         ));
     }
     let batch = broadcast_shape(NAME, &a.shape()[..rank_a - 2], &b.shape()[..rank_b - 2])?;
-    let mut result = batch.clone();
+    let mut result = batch;
     result.extend([a.shape()[rank_a - 2], b.shape()[rank_b - 1]]);
     if rank_b == 2 {
         // The rows of all matrices of `a` are those of one.
         return product(NAME, a, false, b, false, &result);
     }
-    let run = || {
-        if columns == 0 {
-            return kernel::zeros(&result, a.dtype());
-        }
-        let stretched = |operand: &Tensor| {
-            let mut aligned = vec![1; result.len() - operand.shape().len()];
-            aligned.extend_from_slice(operand.shape());
-            let mut full = batch.to_vec();
-            full.extend_from_slice(&operand.shape()[operand.shape().len() - 2..]);
-            let value = Dispatch::float_reshape(operand.value(), Shape::from(aligned));
-            Dispatch::float_expand(value, Shape::from(full))
-        };
-        Dispatch::float_matmul(stretched(a), stretched(b))
-    };
+    check_cost(NAME, multiplications(&result, columns))?;
+    let run = || kernel::matrix::batched(a, b, &result);
     Tensor::compute(NAME, &result, a.dtype(), &[a, b], run, |step| {
         let (a, b) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| sum_to(&matmul(g, &transpose(b)?)?, a.shape()), &|g| {
@@ -84,6 +70,12 @@ pub(crate) fn product(
     b_transposed: bool,
     shape: &[usize],
 ) -> Result<Tensor, Misuse> {
+    let inner = if a_transposed {
+        a.count() / a.shape().last().copied().unwrap_or(1).max(1)
+    } else {
+        a.shape().last().copied().unwrap_or(1)
+    };
+    check_cost(operation, multiplications(shape, inner))?;
     let run = || kernel::matrix::product((a, a_transposed), (b, b_transposed), None, shape);
     Tensor::compute(operation, shape, a.dtype(), &[a, b], run, move |step| {
         let (a, b) = (&step.inputs[0], &step.inputs[1]);
@@ -97,6 +89,11 @@ pub(crate) fn product(
         };
         step.gradients(&[&by_a, &by_b])
     })
+}
+
+/// How many multiplications a product takes whose result has this shape.
+pub(crate) fn multiplications(shape: &[usize], inner: usize) -> f64 {
+    shape.iter().map(|&size| size as f64).product::<f64>() * inner as f64
 }
 
 fn transpose(a: &Tensor) -> Result<Tensor, Misuse> {
@@ -122,6 +119,7 @@ pub fn solve(a: &Tensor, b: &Tensor) -> Result<Result<Tensor, SolveError>, Misus
             format!("a is {:?} and b {:?}, expected [n, n] and [n, k]", a.shape(), b.shape()),
         ));
     }
+    check_cost(NAME, multiplications(&[n, n], n.max(b.shape()[1])))?;
     let solution = match kernel::solve(&a.read_float64()?, &b.read_float64()?, n, b.shape()[1]) {
         Ok(solution) => solution,
         Err(error) => return Ok(Err(error)),

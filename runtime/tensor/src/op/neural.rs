@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::{FLOATS, check_axis, check_dtypes, elementwise, linalg, reduce, shape};
 use crate::autodiff::gradients_by_parts;
+use crate::context::check_cost;
 use crate::tensor::Sizes;
 use crate::{Misuse, Tensor, kernel};
 
@@ -35,6 +36,7 @@ pub fn linear(a: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
     let mut shape = Sizes::from_slice(a.shape());
     shape[a.shape().len() - 1] = weight.shape()[1];
+    check_cost(NAME, linalg::multiplications(&shape, weight.shape()[0]))?;
     let run = || kernel::matrix::product((a, false), (weight, false), bias, &shape);
     Tensor::compute(NAME, &shape, a.dtype(), &operands, run, |step| {
         let (a, weight) = (&step.inputs[0], &step.inputs[1]);

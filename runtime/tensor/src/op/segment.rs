@@ -2,7 +2,11 @@
 //! `sum_p sum_ij left[p, i] * blocks[segments[p], i, j] * right[p, j]`, closed under differentiation.
 
 use super::{FLOATS, check_dtypes, check_indices, check_rank};
-use crate::{Misuse, Tensor, kernel};
+use crate::context::check_cost;
+use crate::memory::{self, Reservation};
+use crate::op::linalg::multiplications;
+use crate::tensor::checked_bytes;
+use crate::{DType, Misuse, Tensor, kernel};
 
 /// `out[s, i, j] = sum over the rows p of segment s of left[p, i] * right[p, j]`: `[rows, m]`, `[rows, n]` to `[count, m, n]`.
 ///
@@ -15,6 +19,8 @@ pub fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, count: usize)
     check_rows(NAME, "`right`", right, segments)?;
     check_indices(NAME, segments, count)?;
     let shape = [count, left.shape()[1], right.shape()[1]];
+    check_cost(NAME, multiplications(&shape[1..], left.shape()[0]))?;
+    let _tables = reserve_tables(NAME, count, left.shape()[0])?;
     let places = segments.clone();
     let run = || kernel::segment::outer_sum(left, right, segments, &shape);
     Tensor::compute(NAME, &shape, left.dtype(), &[left, right], run, move |step| {
@@ -32,6 +38,8 @@ pub fn contract_left(left: &Tensor, blocks: &Tensor, segments: &Tensor) -> Resul
     const NAME: &str = "segment.contract-left";
     check_blocks(NAME, "`left`", left, blocks, segments, 1)?;
     let shape = [left.shape()[0], blocks.shape()[2]];
+    check_cost(NAME, multiplications(&shape, left.shape()[1]))?;
+    let _tables = reserve_tables(NAME, blocks.shape()[0], left.shape()[0])?;
     let places = segments.clone();
     let run = || kernel::segment::contract(left, blocks, segments, false, &shape);
     Tensor::compute(NAME, &shape, left.dtype(), &[left, blocks], run, move |step| {
@@ -48,12 +56,20 @@ pub fn contract_right(right: &Tensor, blocks: &Tensor, segments: &Tensor) -> Res
     const NAME: &str = "segment.contract-right";
     check_blocks(NAME, "`right`", right, blocks, segments, 2)?;
     let shape = [right.shape()[0], blocks.shape()[1]];
+    check_cost(NAME, multiplications(&shape, right.shape()[1]))?;
+    let _tables = reserve_tables(NAME, blocks.shape()[0], right.shape()[0])?;
     let places = segments.clone();
     let run = || kernel::segment::contract(right, blocks, segments, true, &shape);
     Tensor::compute(NAME, &shape, right.dtype(), &[right, blocks], run, move |step| {
         let (right, blocks) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| contract_left(g, blocks, &places), &|g| outer_sum(g, right, &places, blocks.shape()[0])])
     })
+}
+
+/// Counts what says where the rows of each segment are while a kernel runs: segments may be many more than rows.
+fn reserve_tables(operation: &'static str, count: usize, rows: usize) -> Result<Reservation, Misuse> {
+    let entries = count.saturating_add(rows);
+    memory::reserve(operation, checked_bytes(operation, &[entries, 2], DType::Int64)?)
 }
 
 fn check_rows(operation: &'static str, what: &str, rows: &Tensor, segments: &Tensor) -> Result<(), Misuse> {

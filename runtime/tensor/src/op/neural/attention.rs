@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::super::{check_indices, check_rank};
 use super::{FLOATS, check_dtypes, elementwise};
 use crate::autodiff::gradients_by_parts;
+use crate::context::check_cost;
 use crate::kernel::attention::{self as kernel, Neighbourhoods};
 use crate::tensor::checked_bytes;
 use crate::{DType, Misuse, Tensor, memory};
@@ -72,6 +73,7 @@ pub fn attention(
 
 /// The form's derivative by `w`: products of the rows of `x` with those of `y`.
 fn scores(x: &Tensor, y: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
+    check_cost(NAME, of.multiplications(x.shape()[1]))?;
     let (run, within) = (|| kernel::scores(x, y, of), of.clone());
     Tensor::compute(NAME, &[of.entries()], x.dtype(), &[x, y], run, move |step| {
         step.gradients(&[&|g| mix(g, &step.inputs[1], &within, false), &|g| mix(g, &step.inputs[0], &within, true)])
@@ -80,6 +82,7 @@ fn scores(x: &Tensor, y: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Mi
 
 /// The form's derivative by `x`, or with `transposed` that by `y`: sums of rows, weighted by `w`.
 fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Neighbourhoods>, transposed: bool) -> Result<Tensor, Misuse> {
+    check_cost(NAME, of.multiplications(rows.shape()[1]))?;
     let (run, within) = (|| kernel::mix(weights, rows, of, transposed), of.clone());
     Tensor::compute(NAME, rows.shape(), rows.dtype(), &[weights, rows], run, move |step| {
         let (weights, rows) = (&step.inputs[0], &step.inputs[1]);

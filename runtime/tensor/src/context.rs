@@ -1,0 +1,161 @@
+//! What all operations of a run have in common: a quota of memory, a bound on the cost of one operation, whether histories are recorded, and a
+//! way to stop them from outside.
+//!
+//! A context belongs to a run, and is in force on a thread while a [`Entered`] lives: a run that another one interrupts on the same thread (as
+//! when a thread that waits for a kernel takes up other work) finds its own context when it goes on.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::Misuse;
+use crate::memory::Quota;
+
+/// The name of the limit on the cost of one operation.
+const COST_LIMIT: &str = "operation_cost";
+
+/// The bounds and switches of a run.
+#[derive(Debug)]
+pub struct Context {
+    quota: Arc<Quota>,
+    operation_cost: f64,
+    recording: AtomicBool,
+    stopped: AtomicBool,
+}
+
+/// The payload of the panic that ends an operation of a run that was stopped. Whoever calls operations for a guest catches it.
+#[derive(Clone, Copy, Debug)]
+pub struct Stopped;
+
+impl Context {
+    /// A context whose tensors have `tensor_bytes` bytes at most, and whose operations cost at most `operation_cost` each: the number of
+    /// multiplications of a product, which is what makes an operation last longer than reading its operands does.
+    pub fn new(tensor_bytes: usize, operation_cost: f64) -> Arc<Self> {
+        Arc::new(Self {
+            quota: Quota::new(tensor_bytes),
+            operation_cost,
+            recording: AtomicBool::new(true),
+            stopped: AtomicBool::new(false),
+        })
+    }
+
+    /// The quota of memory.
+    pub fn quota(&self) -> &Arc<Quota> {
+        &self.quota
+    }
+
+    /// Puts it in force on this thread until the answer is dropped.
+    pub fn enter(self: &Arc<Self>) -> Entered {
+        Entered { before: CURRENT.replace(self.clone()), _not_send: std::marker::PhantomData }
+    }
+
+    /// Ends the operation that runs, if there is one, and every later one: they panic with [`Stopped`] within a fraction of a second.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it was stopped.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+/// While it lives, a context is in force on its thread.
+#[derive(Debug)]
+pub struct Entered {
+    before: Arc<Context>,
+    _not_send: std::marker::PhantomData<*const ()>,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        CURRENT.set(self.before.clone());
+    }
+}
+
+thread_local! {
+    static CURRENT: RefCell<Arc<Context>> = RefCell::new(Context::new(usize::MAX, f64::INFINITY));
+}
+
+/// Something of the context in force.
+pub(crate) fn current<T>(look: impl FnOnce(&Context) -> T) -> T {
+    CURRENT.with_borrow(|context| look(context))
+}
+
+pub(crate) fn recording() -> bool {
+    current(|context| context.recording.load(Ordering::Relaxed))
+}
+
+pub(crate) fn set_recording(enabled: bool) -> bool {
+    current(|context| context.recording.swap(enabled, Ordering::Relaxed))
+}
+
+/// Refuses an operation that would cost more than one may. Estimates are in floating point, so that they cannot overflow.
+pub(crate) fn check_cost(operation: &'static str, multiplications: f64) -> Result<(), Misuse> {
+    let most = current(|context| context.operation_cost);
+    if multiplications <= most {
+        return Ok(());
+    }
+    Err(Misuse::limit(
+        COST_LIMIT,
+        operation,
+        format!("it needs {multiplications:.2e} multiplications, at most {most:.2e}"),
+    ))
+}
+
+/// What a long kernel asks now and then: whether to go on. It is taken where the kernel starts, and works on every thread that helps.
+#[derive(Clone, Debug)]
+pub(crate) struct Stop(Arc<Context>);
+
+impl Stop {
+    /// The switch of the context in force on this thread.
+    pub(crate) fn current() -> Self {
+        Self(CURRENT.with_borrow(Arc::clone))
+    }
+
+    /// Goes on, or ends the operation. It costs as much as reading a number, so it may be asked every few microseconds.
+    ///
+    /// # Panics
+    /// With [`Stopped`], if the context was stopped.
+    #[inline(always)]
+    pub(crate) fn check(&self) {
+        if self.0.stopped.load(Ordering::Relaxed) {
+            end();
+        }
+    }
+}
+
+/// Unwinds without the message of a panic: nothing is wrong with the program.
+#[cold]
+#[inline(never)]
+fn end() -> ! {
+    std::panic::resume_unwind(Box::new(Stopped))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_context_is_in_force_until_it_is_left_and_others_are_not_touched() {
+        let (outer, inner) = (Context::new(1, 1.0), Context::new(2, 2.0));
+        let limit = || current(|context| context.quota.limit());
+        let entered = outer.enter();
+        set_recording(false);
+        {
+            let _inner = inner.enter();
+            assert_eq!((limit(), recording()), (2, true));
+        }
+        assert_eq!((limit(), recording()), (1, false));
+        drop(entered);
+        assert_eq!((limit(), recording()), (usize::MAX, true));
+    }
+
+    #[test]
+    fn cost_is_bounded_at_the_bound() {
+        let _entered = Context::new(usize::MAX, 100.0).enter();
+        assert_eq!(check_cost("test", 100.0), Ok(()));
+        assert!(check_cost("test", 100.5).is_err_and(|misuse| misuse.limit == Some(COST_LIMIT)));
+        assert!(check_cost("test", f64::NAN).is_err(), "what cannot be estimated is refused");
+    }
+}

@@ -1,0 +1,90 @@
+//! A run that is stopped from outside ends within a second, even inside a kernel that would last for minutes.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use kilnbox_tensor::context::{Context, Stopped};
+use kilnbox_tensor::op::{elementwise, linalg, neural, segment, shape};
+use kilnbox_tensor::random::Random;
+use kilnbox_tensor::{DType, Device, Misuse, Tensor, autodiff};
+
+/// How long a kernel runs before it is stopped.
+const BEFORE: Duration = Duration::from_millis(200);
+/// How long it may go on: what the contract's host promises. Kernels ask every few milliseconds, or hundredths of a second in large products.
+const AFTER: Duration = Duration::from_secs(1);
+
+/// Runs `long`, stops it, and checks that it was still running and soon ends.
+fn stopped(name: &str, long: impl FnOnce() -> Result<(), Misuse>) {
+    let context = Context::new(usize::MAX, f64::INFINITY);
+    let other = context.clone();
+    let watch = std::thread::spawn(move || {
+        std::thread::sleep(BEFORE);
+        other.stop();
+        Instant::now()
+    });
+    let result = {
+        let _entered = context.enter();
+        catch_unwind(AssertUnwindSafe(long))
+    };
+    let ended = Instant::now();
+    let since = ended.saturating_duration_since(watch.join().unwrap_or(ended));
+    match result {
+        Err(panic) => assert!(panic.is::<Stopped>(), "{name} panicked"),
+        Ok(result) => panic!("{name} was done ({result:?}) before it could be stopped"),
+    }
+    assert!(since < AFTER, "{name} went on for {since:?}");
+    assert_eq!(context.quota().used(), 0, "{name} left memory behind");
+}
+
+fn ones(shape: &[usize]) -> Result<Tensor, Misuse> {
+    Tensor::full(&Device::cpu(), shape, 1.0, DType::Float32)
+}
+
+#[test]
+fn kernels_end_when_they_are_stopped() {
+    stopped("matmul", || linalg::matmul(&ones(&[30_000, 8000])?, &ones(&[8000, 30_000])?).map(drop));
+    stopped("batched matmul", || linalg::matmul(&ones(&[8, 1, 6000, 6000])?, &ones(&[4, 6000, 1000])?).map(drop));
+    stopped("outer-sum", || {
+        let rows = ones(&[100_000, 2000])?;
+        segment::outer_sum(&rows, &rows, &Tensor::full(&Device::cpu(), &[100_000], 0.0, DType::Int64)?, 1).map(drop)
+    });
+    stopped("attention", || {
+        let (rows, bias) = (ones(&[12_000, 512])?, ones(&[12_000])?);
+        let one = Tensor::full(&Device::cpu(), &[12_000], 0.0, DType::Int64)?;
+        loop {
+            neural::attention(&rows, &rows, &rows, &bias, &one, 1, 1, 0.1)?;
+        }
+    });
+    stopped("solve", || {
+        let matrix = Random::new(0).normal(&Device::cpu(), &[6000, 6000], 0.0, 1.0, DType::Float64)?;
+        linalg::solve(&matrix, &matrix).map(drop)
+    });
+    stopped("random.normal", || {
+        Random::new(0).normal(&Device::cpu(), &[200_000_000], 0.0, 1.0, DType::Float64).map(drop)
+    });
+}
+
+#[test]
+fn ways_back_end_when_they_are_stopped() {
+    stopped("grad", || {
+        let x = autodiff::track(&ones(&[])?)?;
+        let mut end = x.clone();
+        for _ in 0..100_000 {
+            end = elementwise::add_scalar(&end, 1.0)?;
+        }
+        loop {
+            autodiff::grad(&[&end], &[&x], &[], false)?;
+        }
+    });
+}
+
+#[test]
+fn a_stopped_run_does_not_disturb_the_next_on_its_thread() -> Result<(), Misuse> {
+    stopped("reshape", || {
+        loop {
+            shape::reshape(&ones(&[2])?, &[2, 1])?;
+        }
+    });
+    assert_eq!(ones(&[2])?.read_float32()?, [1.0, 1.0]);
+    Ok(())
+}
