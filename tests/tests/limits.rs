@@ -19,7 +19,7 @@ fn train(limits: Limits, epochs: u32) -> Fallible<Result<usize, HostError>> {
     let training = Training::read(&repository().join("fixtures/ethanol/options.yaml"), &overrides, 0)?;
     let component = Engine::new(&EngineOptions::default())?.load(&training.component)?;
     Ok((|| {
-        let options = SessionOptions { device: Device::cpu(), seed: 0, limits };
+        let options = SessionOptions { device: Device::cpu(), seed: 0, limits, on_overrun: None };
         let mut session = Session::start(&component, options, Box::new(Nobody))?;
         let model = session.new_model(&training.hypers["model"].to_string(), &training.info, DType::Float32)?;
         let trainer = session.new_trainer(&training.hypers["training"].to_string())?;
@@ -32,7 +32,7 @@ fn train(limits: Limits, epochs: u32) -> Fallible<Result<usize, HostError>> {
 /// The words of the limit that ended it.
 fn limit(limits: Limits) -> Fallible<String> {
     match train(limits, 1)? {
-        Err(HostError::Limit { message }) => Ok(message),
+        Err(HostError::Limit { limit, message }) => Ok(format!("{limit}: {message}")),
         other => Err(format!("expected a limit, found {other:?}").into()),
     }
 }
@@ -50,19 +50,19 @@ fn tensor_memory_is_limited_to_the_byte() -> Fallible {
 #[test]
 fn handles_and_the_guests_own_memory_are_limited() -> Fallible {
     let message = limit(Limits { handles: 20, ..Limits::default() })?;
-    assert!(message.contains("20 handles"), "{message}");
+    assert!(message.starts_with("handles: ") && message.contains("20 handles"), "{message}");
     let message = limit(Limits { guest_memory_bytes: 1 << 20, ..Limits::default() })?;
-    assert!(message.contains("beyond 1048576"), "{message}");
+    assert!(message.contains("at most 1048576"), "{message}");
     let message = limit(Limits { table_entries: 1, ..Limits::default() })?;
-    assert!(message.contains("beyond 1"), "{message}");
+    assert!(message.contains("at most 1"), "{message}");
     Ok(())
 }
 
 #[test]
 fn a_training_ends_at_its_deadline() -> Fallible {
     let start = Instant::now();
-    let outcome = train(Limits { seconds_per_training: Some(0.5), ..Limits::default() }, 1_000_000)?;
-    assert!(matches!(outcome, Err(HostError::Deadline { seconds: 0.5 })), "{outcome:?}");
+    let outcome = train(Limits { seconds_per_run: 0.5, ..Limits::default() }, 1_000_000)?;
+    assert!(matches!(outcome, Err(HostError::Limit { limit: "seconds_per_run", .. })), "{outcome:?}");
     // The clock ticks every 50 ms, and the machine may be busy with other tests.
     let seconds = start.elapsed().as_secs_f64();
     assert!(seconds < 10.0, "{seconds} s");

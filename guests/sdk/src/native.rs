@@ -23,7 +23,7 @@ thread_local! {
 
 /// Begins a run on this thread: tensors live on `device`, randomness comes from `seed`, messages and checkpoints go to `observer`.
 pub fn enter(device: Device, seed: u64, observer: Box<dyn kilnbox_host::Observer>) {
-    let reporter = Reporter::new(observer, usize::MAX);
+    let reporter = Reporter::new(observer, &kilnbox_host::Limits::none());
     RUN.with_borrow_mut(|run| *run = Some(Run { device, random: Random::new(seed), reporter }));
 }
 

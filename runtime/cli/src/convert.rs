@@ -23,7 +23,7 @@ impl From<HostError> for CliError {
             HostError::Data(data) => return data.clone().into(),
             HostError::Refused { .. } | HostError::Architecture { .. } => Blame::Input,
             HostError::Trapped { .. } => Blame::Architecture,
-            HostError::Limit { .. } | HostError::Deadline { .. } => Blame::Limit,
+            HostError::Limit { .. } => Blame::Limit,
             HostError::Bug(_) => Blame::Kilnbox,
         };
         let result = Self::new(blame, error.to_string());
@@ -35,6 +35,9 @@ impl From<HostError> for CliError {
                 } else {
                     result.hint(format!("where it happened, innermost first:\n{backtrace}"))
                 }
+            }
+            HostError::Limit { limit, .. } => {
+                result.hint(format!("if you want to allow it more, raise the limit: `--limit {limit}=VALUE`"))
             }
             _ => result,
         }

@@ -13,5 +13,6 @@ pub mod hypers;
 pub mod log;
 pub mod options;
 pub mod run_folder;
+pub mod sandbox;
 pub mod split;
 pub mod yaml;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use kilnbox_cli::commands::{eval, export, train};
 use kilnbox_cli::errors::{Blame, CliError, install_panic_hook, uncaught_panic};
+use kilnbox_cli::sandbox::Sandbox;
 
 /// Trains, evaluates and exports machine-learning models of atoms.
 #[derive(Parser)]
@@ -14,6 +15,9 @@ struct Arguments {
     /// How many threads compute; by default one for each core, or what KILNBOX_THREADS says. Results do not depend on it.
     #[arg(long, global = true, value_name = "N")]
     threads: Option<usize>,
+    /// Bounds what an architecture may use, as in `--limit tensor_bytes=8GiB`; can be repeated. `kilnbox limits` shows all.
+    #[arg(long = "limit", global = true, value_name = "NAME=VALUE")]
+    limits: Vec<String>,
     /// Also shows what is meant for developers of architectures.
     #[arg(long, global = true)]
     debug: bool,
@@ -29,6 +33,8 @@ enum Command {
     Eval(EvalArguments),
     /// Makes one file of a checkpoint and its architecture, which can be evaluated anywhere.
     Export(ExportArguments),
+    /// Shows the limits within which architectures run, with the values that `--limit` gives them.
+    Limits,
 }
 
 #[derive(Args)]
@@ -96,15 +102,20 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), CliError> {
     let debug = arguments.debug;
+    let sandbox = Sandbox::new(&arguments.limits)?;
     match arguments.command {
         Command::Train(TrainArguments { options, output, overrides, restart }) => {
-            train::run(&train::Request { options, output, overrides, restart, debug })
+            train::run(&train::Request { options, output, overrides, restart, sandbox, debug })
         }
         Command::Eval(EvalArguments { model, options, output, batch_size }) => {
-            eval::run(&eval::Request { model, options, output, batch_size, debug })
+            eval::run(&eval::Request { model, options, output, batch_size, sandbox, debug })
+        }
+        Command::Limits => {
+            kilnbox_cli::log::print(&sandbox.table());
+            Ok(())
         }
         Command::Export(ExportArguments { checkpoint, output, metadata }) => {
-            export::run(&export::Request { checkpoint, output, metadata, debug })
+            export::run(&export::Request { checkpoint, output, metadata, sandbox, debug })
         }
     }
 }

@@ -1,23 +1,21 @@
 //! From the bytes of a component to compiled code that may be run.
 
+use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 use wasmtime::component::{Component as Compiled, Linker};
 use wasmtime::{Config, OptLevel};
 
 use crate::cache::CodeCache;
+use crate::deadline::TICK;
 use crate::error::{HostError, printable};
 use crate::limits::Limits;
 use crate::serve::bindings::ArchitecturePre;
 use crate::serve::{self, State};
 
-/// How often the engine's clock ticks: deadlines are kept to this precision.
-pub(crate) const TICK: Duration = Duration::from_millis(50);
 /// Every interface of the contract has this prefix.
 const CONTRACT: &str = "kilnbox:architecture/";
 /// The most imports that a refusal lists.
@@ -28,6 +26,8 @@ const MOST_LISTED: usize = 12;
 pub struct EngineOptions {
     /// Where compiled code is kept from one run to the next; none to compile each time.
     pub compiled_code_cache: Option<PathBuf>,
+    /// What a component may take to be compiled.
+    pub limits: Limits,
 }
 
 /// Compiles components. All engines of a process share one compiler and one clock.
@@ -35,6 +35,7 @@ pub struct EngineOptions {
 pub struct Engine {
     engine: wasmtime::Engine,
     cache: Option<CodeCache>,
+    limits: Limits,
 }
 
 /// A component that keeps to the contract, compiled.
@@ -64,9 +65,9 @@ impl Engine {
     /// # Errors
     /// This machine cannot run wasmtime ([`HostError::Bug`]).
     pub fn new(options: &EngineOptions) -> Result<Self, HostError> {
-        let engine = shared_engine()?;
+        let engine = shared_engine(options.limits.stack_bytes)?;
         let cache = options.compiled_code_cache.as_deref().and_then(CodeCache::open);
-        Ok(Self { engine, cache })
+        Ok(Self { engine, cache, limits: options.limits.clone() })
     }
 
     /// Checks that `bytes` are a component which wants nothing but the contract, and compiles it or takes its compiled code from the cache.
@@ -74,9 +75,10 @@ impl Engine {
     /// # Errors
     /// [`HostError::Refused`] with everything that it wants beyond the contract, or what it lacks to be an architecture.
     pub fn load(&self, bytes: &[u8]) -> Result<Component, HostError> {
-        let limit = Limits::default().component_bytes;
-        if bytes.len() > limit {
-            return Err(HostError::refused(format!("it has {} bytes, more than {limit}", bytes.len())));
+        let limit = self.limits.component_bytes;
+        if bytes.len() as u64 > limit {
+            let message = format!("the component has {} bytes, at most {limit}", bytes.len());
+            return Err(HostError::Limit { limit: "component_bytes", message });
         }
         if !has_component_header(bytes) {
             return Err(HostError::refused(
@@ -141,28 +143,29 @@ impl Engine {
     }
 }
 
-/// One engine for the process: wasmtime's types must not mix between engines, and one ticking thread is enough.
-fn shared_engine() -> Result<wasmtime::Engine, HostError> {
-    static SHARED: OnceLock<Result<wasmtime::Engine, String>> = OnceLock::new();
-    SHARED
-        .get_or_init(|| {
-            let engine = wasmtime::Engine::new(&configuration()).map_err(|error| format!("{error:#}"))?;
-            start_ticking(engine.clone());
-            Ok(engine)
-        })
-        .clone()
-        .map_err(HostError::Bug)
+/// One engine for the process and each size of stack: wasmtime's types must not mix between engines, and compiled code depends on its settings.
+fn shared_engine(stack_bytes: u64) -> Result<wasmtime::Engine, HostError> {
+    static SHARED: Mutex<BTreeMap<u64, wasmtime::Engine>> = Mutex::new(BTreeMap::new());
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(engine) = shared.get(&stack_bytes) {
+        return Ok(engine.clone());
+    }
+    let engine =
+        wasmtime::Engine::new(&configuration(stack_bytes)).map_err(|error| HostError::Bug(format!("{error:#}")))?;
+    start_ticking(engine.clone());
+    shared.insert(stack_bytes, engine.clone());
+    Ok(engine)
 }
 
 /// The settings that all compiled code depends on; they stand in one place because cached code is only right for one set of them.
-fn configuration() -> Config {
+fn configuration(stack_bytes: u64) -> Config {
     let mut config = Config::new();
     config
         // Guests come from optimising compilers, and what takes time runs in the host: optimising once more makes an epoch no faster, and
         // the first start a quarter slower.
         .cranelift_opt_level(OptLevel::None)
         .epoch_interruption(true)
-        .max_wasm_stack(Limits::default().stack_bytes)
+        .max_wasm_stack(usize::try_from(stack_bytes).unwrap_or(usize::MAX))
         .wasm_component_model(true)
         // Calls are two to three times faster without the machinery of asynchronous components.
         .concurrency_support(false)
@@ -173,10 +176,6 @@ fn configuration() -> Config {
 }
 
 fn start_ticking(engine: wasmtime::Engine) {
-    static STARTED: AtomicBool = AtomicBool::new(false);
-    if STARTED.swap(true, Ordering::Relaxed) {
-        return;
-    }
     let weak = engine.weak();
     // If no thread can be had, deadlines are not kept, which is no reason to refuse work.
     let _ = std::thread::Builder::new().name("deadline clock".into()).spawn(move || {

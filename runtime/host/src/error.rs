@@ -57,17 +57,13 @@ pub enum HostError {
         /// Its stack, innermost function first, one a line; may be empty.
         backtrace: String,
     },
-    /// The architecture needed more than it may have.
-    #[error("the architecture exceeded a limit: {message}")]
+    /// The architecture needed more than it may have, of memory, time or anything else.
+    #[error("the architecture exceeded the limit `{limit}`: {message}")]
     Limit {
-        /// Which, and its value.
+        /// The name of the limit, a field of [`crate::Limits`].
+        limit: &'static str,
+        /// What was needed, and the limit's value.
         message: String,
-    },
-    /// A call took longer than it may.
-    #[error("the architecture did not finish within {seconds} s")]
-    Deadline {
-        /// The limit.
-        seconds: f64,
     },
     /// Data that cannot be had.
     #[error(transparent)]
@@ -85,8 +81,18 @@ impl HostError {
 
 /// The marker of an error that is a limit rather than a bug of the guest; it travels through wasmtime as a trap's cause.
 #[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-pub(crate) struct LimitReached(pub(crate) String);
+#[error("{message}")]
+pub(crate) struct LimitReached {
+    /// The name of the limit.
+    pub(crate) limit: &'static str,
+    /// What was needed, and the limit's value.
+    pub(crate) message: String,
+}
+
+/// The marker of an operation that was stopped because the time of its call is up.
+#[derive(Debug, thiserror::Error)]
+#[error("the operation was stopped")]
+pub(crate) struct TimeIsUp;
 
 /// The marker of a panic of ours that was caught at the door.
 #[derive(Debug, thiserror::Error)]

@@ -77,8 +77,10 @@ impl Session {
         let mut batches = dataset.batches(parts.clone(), options)?;
         for indices in parts {
             let Some(batch) = batches.next()? else { break };
-            let device = self.store.data().device.clone();
-            let systems = self.host(|_| Ok(Systems::new(batch.systems, batch.extra_data, &device, dtype)?))?;
+            let systems = self.host(|state| {
+                let device = state.device.clone();
+                Ok(Systems::new(batch.systems, batch.extra_data, &device, dtype)?)
+            })?;
             let outputs = self.evaluate_batch(model, systems, requests)?;
             on_batch(EvaluatedBatch { indices, outputs });
         }
@@ -107,8 +109,6 @@ impl Session {
             let models = architecture.kilnbox_architecture_model().model();
             models.call_forward(store, model.0, borrowed, &requested, selected.as_ref())
         });
-        // Whatever the guest did with it: the caller may go on computing with what it gave.
-        autodiff::set_recording(true);
         let maps = self.host(|state| {
             state.table.delete(handle)?;
             Ok(answer)

@@ -8,9 +8,10 @@
 //!   nothing of wasm, so an architecture that is linked natively uses the very same code.
 //! - `serve/` binds it, and the operations of `kilnbox-tensor`, to wasmtime: handles to values, misuse to traps.
 //!
-//! A session belongs to the thread that started it, which is best a worker with a large stack: see [`on_worker`].
+//! A session belongs to the thread that started it, which is best a worker with a large stack: see [`on_worker`] and [`on_own_thread`].
 
 mod cache;
+mod deadline;
 mod engine;
 mod error;
 mod evaluate;
@@ -19,14 +20,15 @@ mod serve;
 pub mod service;
 mod session;
 
+pub use deadline::OnOverrun;
 pub use engine::{Component, Engine, EngineOptions};
 pub use error::{ArchitectureErrorKind, HostError};
 pub use evaluate::{EvaluatedBatch, EvaluatedOutput, EvaluationRequest};
-pub use limits::Limits;
+pub use limits::{LIMITS, LimitInfo, Limits, Unit};
 pub use service::checkpoint::{Checkpoint, Context};
 pub use service::model::{About, Capabilities, Equivariance, ModelOutput, References};
 pub use service::report::{Level, Metric, Observer};
-pub use session::{Model, Session, SessionOptions, Trainer, on_worker};
+pub use session::{Model, Session, SessionOptions, Trainer, on_own_thread, on_worker};
 
 /// The version of the contract that this host serves, as in `wit/`.
 pub const CONTRACT_VERSION: &str = "0.1.0";

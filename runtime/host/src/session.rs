@@ -1,20 +1,23 @@
 //! One instance of an architecture, from its first call to its last.
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, OnceLock};
+use std::time::Instant;
 
 use kilnbox_data::{Dataset, DatasetInfo};
-use kilnbox_tensor::memory::{Quota, set_quota};
+use kilnbox_tensor::context::Context as TensorContext;
 use kilnbox_tensor::{DType, Device, Misuse, autodiff};
 use wasmtime::component::{Resource, ResourceAny};
 use wasmtime::{Store, Trap, WasmBacktrace};
 
-use crate::engine::{Component, TICK};
-use crate::error::{HostError, HostPanic, LimitReached, printable};
+use crate::deadline::{Allowance, Deadline, OnOverrun, TICK};
+use crate::engine::Component;
+use crate::error::{HostError, HostPanic, LimitReached, TimeIsUp, printable};
 use crate::limits::Limits;
 use crate::serve::bindings::kilnbox::architecture::errors::ArchitectureError;
 use crate::serve::bindings::{Architecture, exports::kilnbox::architecture as exports};
-use crate::serve::{CheckpointFolder, State};
+use crate::serve::{CheckpointFolder, State, guarded};
 use crate::service::checkpoint::{Checkpoint, Context};
 use crate::service::data;
 use crate::service::model::{About, Capabilities, ModelOutput};
@@ -26,7 +29,7 @@ const THREAD_STACK: usize = 64 << 20;
 const MOST_FRAMES: usize = 24;
 
 /// How a session runs.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct SessionOptions {
     /// Where tensors live.
     pub device: Device,
@@ -34,6 +37,16 @@ pub struct SessionOptions {
     pub seed: u64,
     /// What it may use.
     pub limits: Limits,
+    /// What to do about an operation that goes on after its deadline and cannot be stopped. Without anything, the call ends when the operation does.
+    pub on_overrun: Option<OnOverrun>,
+}
+
+impl fmt::Debug for SessionOptions {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { device, seed, limits, on_overrun: _ } = self;
+        let mut shown = formatter.debug_struct("SessionOptions");
+        shown.field("device", device).field("seed", seed).field("limits", limits).finish_non_exhaustive()
+    }
 }
 
 /// A model of a session.
@@ -44,16 +57,24 @@ pub struct Model(pub(crate) ResourceAny);
 #[derive(Debug)]
 pub struct Trainer(ResourceAny);
 
-/// One instance of an architecture in a store of its own. After a trap it is of no more use: every later call fails.
+/// One instance of an architecture in a store of its own. After a trap or a limit the instance and everything that it held are gone, and every
+/// later call fails.
 pub struct Session {
-    pub(crate) store: Store<State>,
-    pub(crate) architecture: Architecture,
+    live: Option<Live>,
     limits: Limits,
-    quota: Arc<Quota>,
+    context: Arc<TensorContext>,
+    deadline: Arc<Deadline>,
+    started: Instant,
 }
 
-impl std::fmt::Debug for Session {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+/// An instance that has not failed.
+struct Live {
+    store: Store<State>,
+    architecture: Architecture,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.debug_struct("Session").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
@@ -61,7 +82,7 @@ impl std::fmt::Debug for Session {
 type Answer<T> = wasmtime::Result<Result<T, ArchitectureError>>;
 
 impl Session {
-    /// Instantiates `component`. Its messages and checkpoints go to `observer`. This thread's tensors are counted against the limits from now on.
+    /// Instantiates `component`. Its messages and checkpoints go to `observer`.
     ///
     /// # Errors
     /// A limit is too small for the component to start, or it traps at once.
@@ -70,26 +91,32 @@ impl Session {
         options: SessionOptions,
         observer: Box<dyn Observer>,
     ) -> Result<Self, HostError> {
-        let SessionOptions { device, seed, limits } = options;
-        let quota = Quota::new(usize::try_from(limits.tensor_bytes).unwrap_or(usize::MAX));
-        set_quota(quota.clone());
-        autodiff::set_recording(true);
-        let reporter = Reporter::new(observer, limits.log_lines);
+        let SessionOptions { device, seed, limits, on_overrun } = options;
+        let context =
+            TensorContext::new(usize::try_from(limits.tensor_bytes).unwrap_or(usize::MAX), limits.operation_cost);
+        let reporter = Reporter::new(observer, &limits);
         let mut store = Store::new(&component.engine, State::new(device, seed, reporter, limits.clone()));
         store.limiter(|state| state);
         // Beside those that are handed out, the guest has handles of its own and lends each while it calls.
-        store.set_max_component_handles(limits.handles.saturating_mul(2).saturating_add(1024));
-        set_deadline(&mut store, limits.seconds_per_call);
-        let architecture = component
-            .pre
-            .instantiate(&mut store)
-            .map_err(|error| explain(error, &mut store, &limits, limits.seconds_per_call))?;
-        Ok(Self { store, architecture, limits, quota })
+        let handles = limits.handles.saturating_mul(2).saturating_add(1024);
+        store.set_max_component_handles(usize::try_from(handles).unwrap_or(usize::MAX));
+        store.set_hostcall_fuel(usize::try_from(limits.call_bytes).unwrap_or(usize::MAX));
+        let deadline = Deadline::new(context.clone(), on_overrun);
+        let mut session = Self { live: None, limits, context, deadline, started: Instant::now() };
+        let allowance = session.allowance(session.limits.seconds_per_call);
+        let architecture = session.run(allowance, &mut store, |store| component.pre.instantiate(store))?;
+        session.live = Some(Live { store, architecture });
+        Ok(session)
+    }
+
+    /// The bytes of tensors that are alive now: none after the instance is gone and what it gave out has been dropped.
+    pub fn tensor_bytes(&self) -> usize {
+        self.context.quota().used()
     }
 
     /// The most bytes of tensors that were alive at one time.
     pub fn peak_tensor_bytes(&self) -> usize {
-        self.quota.peak()
+        self.context.quota().peak()
     }
 
     /// What the architecture says of itself.
@@ -190,7 +217,7 @@ impl Session {
     /// Trains `model` to the end.
     ///
     /// # Errors
-    /// The architecture cannot learn this, or fails; as every call, with the deadline of a whole training.
+    /// The architecture cannot learn this, or fails; as every call, but that it may take as long as the whole run.
     pub fn train(
         &mut self,
         trainer: &Trainer,
@@ -203,8 +230,7 @@ impl Session {
         let train = self.hand_over(train)?;
         let validation = self.hand_over(validation)?;
         let folder = self.host(|state| state.hand_out(CheckpointFolder))?;
-        let seconds = self.limits.seconds_per_training;
-        self.ask_within(seconds, |architecture, store| {
+        self.ask_within(f64::INFINITY, |architecture, store| {
             trainers(architecture).call_train(
                 store,
                 trainer.0,
@@ -229,11 +255,10 @@ impl Session {
     }
 
     fn hand_over(&mut self, datasets: Vec<Dataset>) -> Result<Vec<Resource<data::Dataset>>, HostError> {
-        let device = self.store.data().device.clone();
-        datasets
-            .into_iter()
-            .map(|dataset| self.host(|state| state.hand_out(data::Dataset::new(dataset, device.clone()))))
-            .collect()
+        self.host(|state| {
+            let device = state.device.clone();
+            datasets.into_iter().map(|dataset| state.hand_out(data::Dataset::new(dataset, device.clone()))).collect()
+        })
     }
 
     fn give(
@@ -253,7 +278,7 @@ impl Session {
 
     /// Work on the state between calls.
     pub(crate) fn host<T>(&mut self, work: impl FnOnce(&mut State) -> wasmtime::Result<T>) -> Result<T, HostError> {
-        work(self.store.data_mut()).map_err(|error| explain(error, &mut self.store, &self.limits, None))
+        self.within(self.limits.seconds_per_call, |_, store| work(store.data_mut()))
     }
 
     /// A call into the architecture that answers.
@@ -261,7 +286,7 @@ impl Session {
         &mut self,
         call: impl FnOnce(&Architecture, &mut Store<State>) -> wasmtime::Result<T>,
     ) -> Result<T, HostError> {
-        self.call_within(self.limits.seconds_per_call, call)
+        self.within(self.limits.seconds_per_call, call)
     }
 
     /// A call into the architecture that may refuse.
@@ -274,21 +299,51 @@ impl Session {
 
     fn ask_within<T>(
         &mut self,
-        seconds: Option<f64>,
+        seconds: f64,
         call: impl FnOnce(&Architecture, &mut Store<State>) -> Answer<T>,
     ) -> Result<T, HostError> {
-        self.call_within(seconds, call)?.map_err(HostError::from)
+        self.within(seconds, call)?.map_err(HostError::from)
     }
 
-    fn call_within<T>(
+    /// Everything that runs the guest or operations for it goes through here. An instance that fails is dropped at once, with all it held.
+    fn within<T>(
         &mut self,
-        seconds: Option<f64>,
-        call: impl FnOnce(&Architecture, &mut Store<State>) -> wasmtime::Result<T>,
+        seconds: f64,
+        work: impl FnOnce(&Architecture, &mut Store<State>) -> wasmtime::Result<T>,
     ) -> Result<T, HostError> {
-        set_deadline(&mut self.store, seconds);
-        autodiff::set_recording(true);
-        call(&self.architecture, &mut self.store)
-            .map_err(|error| explain(error, &mut self.store, &self.limits, seconds))
+        let Some(mut live) = self.live.take() else {
+            return Err(HostError::Bug("a call into an architecture that has already failed".to_owned()));
+        };
+        let architecture = &live.architecture;
+        let result = self.run(self.allowance(seconds), &mut live.store, |store| work(architecture, store));
+        if result.is_ok() {
+            self.live = Some(live);
+        }
+        result
+    }
+
+    /// How long a call may take that is given this time: no longer than what is left of the run.
+    fn allowance(&self, seconds: f64) -> Allowance {
+        let call = Allowance::new("seconds_per_call", seconds, Instant::now());
+        let run = Allowance::new("seconds_per_run", self.limits.seconds_per_run, self.started);
+        if run.left < call.left { run } else { call }
+    }
+
+    fn run<T>(
+        &self,
+        allowance: Allowance,
+        store: &mut Store<State>,
+        work: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
+    ) -> Result<T, HostError> {
+        set_epoch_deadline(store, allowance);
+        self.deadline.set(allowance);
+        let result = {
+            let _entered = self.context.enter();
+            autodiff::set_recording(true);
+            guarded(|| work(store))
+        };
+        self.deadline.clear();
+        result.map_err(|error| explain(&error, store, &self.limits, allowance))
     }
 }
 
@@ -300,41 +355,60 @@ fn trainers(architecture: &Architecture) -> exports::trainer::GuestTrainer<'_> {
     architecture.kilnbox_architecture_trainer().trainer()
 }
 
-fn set_deadline(store: &mut Store<State>, seconds: Option<f64>) {
+fn set_epoch_deadline(store: &mut Store<State>, allowance: Allowance) {
     /// More ticks than a machine lives, few enough that adding the present tick cannot overflow.
-    const NEVER: u64 = u64::MAX / 2;
-    let ticks = seconds.map_or(NEVER, |seconds| (seconds / TICK.as_secs_f64()).ceil() as u64 + 1);
-    store.set_epoch_deadline(ticks.min(NEVER));
+    const NEVER: u128 = u64::MAX as u128 / 2;
+    let ticks = allowance.left.as_nanos().div_ceil(TICK.as_nanos()) + 1;
+    store.set_epoch_deadline(ticks.min(NEVER) as u64);
 }
 
 /// What an error of wasmtime means for the user.
-fn explain(error: wasmtime::Error, store: &mut Store<State>, limits: &Limits, seconds: Option<f64>) -> HostError {
+fn explain(error: &wasmtime::Error, store: &mut Store<State>, limits: &Limits, allowance: Allowance) -> HostError {
     let last_words = store.data_mut().reporter.take_last_words();
     if let Some(panic) = error.downcast_ref::<HostPanic>() {
         return HostError::Bug(panic.to_string());
     }
-    if let Some(limit) = error.downcast_ref::<LimitReached>() {
-        return HostError::Limit { message: limit.to_string() };
+    if error.is::<TimeIsUp>() {
+        return allowance.error();
+    }
+    if let Some(LimitReached { limit, message }) = error.downcast_ref() {
+        return HostError::Limit { limit, message: message.clone() };
     }
     let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default();
     if let Some(misuse) = error.downcast_ref::<Misuse>() {
-        if misuse.limit {
-            return HostError::Limit { message: misuse.to_string() };
-        }
-        return HostError::Trapped { message: misuse.to_string(), backtrace };
+        return match misuse.limit {
+            Some(limit) => HostError::Limit { limit, message: misuse.to_string() },
+            None => HostError::Trapped { message: misuse.to_string(), backtrace },
+        };
     }
     match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => HostError::Deadline { seconds: seconds.unwrap_or_default() },
-        Some(Trap::StackOverflow) => {
-            HostError::Limit { message: format!("its call stack is deeper than {} bytes", limits.stack_bytes) }
-        }
-        Some(Trap::CannotEnterComponent) => {
-            HostError::Bug("a call into an architecture that has already failed".to_owned())
-        }
+        Some(Trap::Interrupt) => allowance.error(),
+        Some(Trap::StackOverflow) => HostError::Limit {
+            limit: "stack_bytes",
+            message: format!("its call stack is deeper than {} bytes", limits.stack_bytes),
+        },
         Some(trap) => HostError::Trapped { message: last_words.unwrap_or_else(|| trap.to_string()), backtrace },
         // Above its cause, the error only repeats the backtrace.
-        None => HostError::Trapped { message: printable(&error.root_cause().to_string()), backtrace },
+        None => {
+            let cause = error.root_cause().to_string();
+            limit_of_the_engine(&cause, limits)
+                .unwrap_or_else(|| HostError::Trapped { message: printable(&cause), backtrace })
+        }
     }
+}
+
+/// The engine has limits of its own, set to ours; it tells of them in words only. Tests meet each of them, since the words may change with its version.
+fn limit_of_the_engine(cause: &str, limits: &Limits) -> Option<HostError> {
+    let (limit, message) = if cause.contains("fuel allocated for hostcalls") {
+        ("call_bytes", format!("it copies more than {} bytes in one call", limits.call_bytes))
+    } else if cause.contains("store handle limit") {
+        ("handles", format!("it would hold more than {} handles", limits.handles))
+    } else if cause.contains("count too high") {
+        ("instances", format!("it has more than {} instances, memories or tables", limits.instances))
+    } else {
+        return None;
+    };
+    Some(HostError::Limit { limit, message })
 }
 
 fn frames(backtrace: &WasmBacktrace) -> String {
@@ -352,8 +426,10 @@ fn frames(backtrace: &WasmBacktrace) -> String {
 
 /// Starts the threads that kernels share, one for each core if no number is given, and runs `work` on one of them.
 ///
-/// Sessions belong on such a thread: its stack is large enough for the deepest guest and the host that it calls, and a kernel that shares out its work
-/// does a part itself, where any other thread would hand over all of it and wait. The first call in a process decides the number.
+/// A session belongs on such a thread: its stack is large enough for the deepest guest and the host that it calls, and a kernel that shares out its work
+/// does a part itself, where any other thread would hand over all of it and wait. The first call in a process decides the number. While a
+/// session waits for the rest of a kernel, its thread may take up another `work` that is waiting, and goes on when that is done: where several
+/// sessions run at once, [`on_own_thread`] is for each but one of them.
 ///
 /// # Errors
 /// The threads cannot be started, or `work` panicked ([`HostError::Bug`]).
@@ -368,6 +444,22 @@ pub fn on_worker<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Sen
             .map_err(|error| error.to_string())
     });
     started.clone().map_err(|error| HostError::Bug(format!("the threads cannot be started: {error}")))?;
-    catch_unwind(AssertUnwindSafe(|| rayon::scope(|_| work())))
-        .map_err(|_| HostError::Bug("the thread that ran the architecture panicked".to_owned()))
+    catch_unwind(AssertUnwindSafe(|| rayon::scope(|_| work()))).map_err(|_| panicked())
+}
+
+/// Runs `work` on a thread of its own, with a stack that is large enough for any guest, and waits for it.
+///
+/// # Errors
+/// The thread cannot be started, or `work` panicked ([`HostError::Bug`]).
+pub fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, HostError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(THREAD_STACK).name("session".into());
+        let thread = thread.spawn_scoped(scope, work);
+        let thread = thread.map_err(|error| HostError::Bug(format!("the thread cannot be started: {error}")))?;
+        thread.join().map_err(|_| panicked())
+    })
+}
+
+fn panicked() -> HostError {
+    HostError::Bug("the thread that ran the architecture panicked".to_owned())
 }

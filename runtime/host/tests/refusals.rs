@@ -78,7 +78,7 @@ fn a_component_that_is_no_architecture_is_refused() {
 #[test]
 fn a_damaged_cache_is_made_anew() {
     let folder = tempfile::tempdir().unwrap_or_else(|error| panic!("{error}"));
-    let options = EngineOptions { compiled_code_cache: Some(folder.path().join("cache")) };
+    let options = EngineOptions { compiled_code_cache: Some(folder.path().join("cache")), ..EngineOptions::default() };
     let engine = Engine::new(&options).unwrap_or_else(|error| panic!("{error}"));
     let bytes = component("(component)");
     for _ in 0..2 {

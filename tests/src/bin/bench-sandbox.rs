@@ -82,7 +82,7 @@ impl Work {
 
     fn sandboxed(&self, component: &Component) -> Fallible<Clock> {
         let clock = Clock::default();
-        let options = SessionOptions { device: Device::cpu(), seed: SEED, limits: Limits::default() };
+        let options = SessionOptions { device: Device::cpu(), seed: SEED, limits: Limits::default(), on_overrun: None };
         let mut session = Session::start(component, options, Box::new(clock.clone()))?;
         let model = session.new_model(&self.0.hypers["model"].to_string(), &self.0.info, DType::Float32)?;
         let trainer = session.new_trainer(&self.0.hypers["training"].to_string())?;

@@ -81,7 +81,7 @@ impl Architecture {
     fn load(search: &SearchPath, name: &str) -> Fallible<Self> {
         let files = search.find(name)?;
         let component = Engine::new(&EngineOptions::default())?.load(&files.component)?;
-        let options = SessionOptions { device: Device::cpu(), seed: 0, limits: Limits::default() };
+        let options = SessionOptions { device: Device::cpu(), seed: 0, limits: Limits::default(), on_overrun: None };
         let about = Session::start(&component, options, Box::new(Reports::default()))?.about()?;
         Ok(Self { name: files.name.clone(), about, files, component, trained: OnceLock::new() })
     }
@@ -132,7 +132,7 @@ impl Architecture {
 
     fn session_of_seed(&self, dtype: DType, seed: u64) -> Fallible<Running<'_>> {
         let reports = Reports::default();
-        let options = SessionOptions { device: Device::cpu(), seed, limits: Limits::default() };
+        let options = SessionOptions { device: Device::cpu(), seed, limits: Limits::default(), on_overrun: None };
         let session = Session::start(&self.component, options, Box::new(reports.clone()))?;
         Ok(Running { session, architecture: self, dtype, reports })
     }

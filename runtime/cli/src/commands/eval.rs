@@ -10,6 +10,7 @@ use crate::errors::CliError;
 use crate::evaluation::{evaluate, requests};
 use crate::log::Log;
 use crate::options::EvalOptions;
+use crate::sandbox::Sandbox;
 
 /// What the user asks for.
 #[derive(Clone, Debug)]
@@ -22,6 +23,8 @@ pub struct Request {
     pub output: PathBuf,
     /// How many structures are evaluated together.
     pub batch_size: usize,
+    /// What the architecture may use.
+    pub sandbox: Sandbox,
     /// Whether to show messages for developers.
     pub debug: bool,
 }
@@ -49,12 +52,12 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     }
     let file = ModelFile::read(&request.model)?;
     let datasets = options.datasets.iter().map(read_dataset).collect::<Result<Vec<_>, _>>()?;
-    let component = super::engine()?.load(&file.component)?;
+    let component = request.sandbox.engine()?.load(&file.component)?;
     let supported: Vec<String> =
         serde_json::from_value(file.capabilities["supported_devices"].clone()).unwrap_or_default();
     let (_, device) = super::choose_device(&supported, None)?;
     let dtype = dtype_of(&file.capabilities);
-    let mut session = super::quiet_session(&component, &device, &log)?;
+    let mut session = request.sandbox.quiet_session(&component, &device, &log)?;
     let model = session.load_model(&checkpoint_on_device(&file.checkpoint, &device)?, Context::Export)?;
     let capabilities = session.export_model(&model)?;
     // All is checked before the first structure is evaluated.

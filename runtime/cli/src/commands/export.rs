@@ -9,6 +9,7 @@ use crate::architectures::SearchPath;
 use crate::errors::CliError;
 use crate::log::{Log, printable};
 use crate::run_folder::MODEL_SUFFIX;
+use crate::sandbox::Sandbox;
 use crate::yaml::{Field, Node, Section};
 
 /// What the user asks for.
@@ -20,6 +21,8 @@ pub struct Request {
     pub output: Option<PathBuf>,
     /// A file that describes the model.
     pub metadata: Option<PathBuf>,
+    /// What the architecture may use.
+    pub sandbox: Sandbox,
     /// Whether to show messages for developers.
     pub debug: bool,
 }
@@ -39,7 +42,7 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     let metadata = request.metadata.as_deref().map_or(Ok(Json::Null), read_metadata)?;
     let checkpoint = CheckpointFile::read(&request.checkpoint)?;
     let architecture = SearchPath::from_environment().find(&checkpoint.architecture.name)?;
-    let component = super::engine()?.load(&architecture.component)?;
+    let component = request.sandbox.engine()?.load(&architecture.component)?;
     if component.digest() != checkpoint.architecture.digest {
         log.warning(format!(
             "the checkpoint was made by another build of `{}` than that in `{}`",
@@ -50,7 +53,7 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     if let Some(name) = checkpoint.first_non_finite_tensor() {
         log.warning(format!("the tensor `{name}` of the checkpoint has numbers that are not finite"));
     }
-    let model = super::export_model(&component, architecture.component, checkpoint, metadata, &log)?;
+    let model = super::export_model(&request.sandbox, &component, architecture.component, checkpoint, metadata, &log)?;
     model.write(&output)?;
     log.info(format!("The model is in `{}`", output.display()));
     Ok(())

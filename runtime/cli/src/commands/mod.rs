@@ -4,13 +4,10 @@ pub mod eval;
 pub mod export;
 pub mod train;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use kilnbox_bundle::{CheckpointFile, ModelFile};
-use kilnbox_host::{
-    About, Checkpoint, Component, Context, Engine, EngineOptions, Level, Limits, Metric, Observer, Session,
-    SessionOptions,
-};
+use kilnbox_host::{About, Component, Context};
 use kilnbox_tensor::Device;
 use serde_json::{Value as Json, json};
 
@@ -18,37 +15,7 @@ use crate::convert::{CheckpointContext, capabilities_to_json, checkpoint_on_devi
 use crate::errors::{Blame, CliError};
 use crate::log::Log;
 use crate::run_folder::MODEL_SUFFIX;
-
-/// The compiler, with a cache of compiled code in the user's cache folder.
-fn engine() -> Result<Engine, CliError> {
-    let cache = std::env::var_os("XDG_CACHE_HOME")
-        .map(PathBuf::from)
-        .filter(|folder| folder.is_absolute())
-        .or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
-    Ok(Engine::new(&EngineOptions { compiled_code_cache: cache.map(|cache| cache.join("kilnbox")) })?)
-}
-
-/// A session whose messages go to the log; it trains nothing.
-fn quiet_session(component: &Component, device: &Device, log: &Log) -> Result<Session, CliError> {
-    let options = SessionOptions { device: device.clone(), seed: 0, limits: Limits::default() };
-    Ok(Session::start(component, options, Box::new(LogOnly(log.clone())))?)
-}
-
-struct LogOnly(Log);
-
-impl Observer for LogOnly {
-    fn log(&mut self, level: Level, message: &str) {
-        self.0.line(level, message);
-    }
-
-    fn step(&mut self, _: u32, _: u32, _: u32, _: u32) {}
-
-    fn epoch(&mut self, _: u32, _: f64, _: &[Metric]) {}
-
-    fn save_checkpoint(&mut self, _: &str, _: Checkpoint) -> Result<(), String> {
-        Err("checkpoints are kept during a training only".to_owned())
-    }
-}
+use crate::sandbox::Sandbox;
 
 /// The device to run on: the first of the architecture's that this machine has, or the one that the user wants.
 fn choose_device(supported: &[String], wanted: Option<&str>) -> Result<(String, Device), CliError> {
@@ -103,6 +70,7 @@ fn metadata_json(about: &About, user: Json) -> Json {
 
 /// Makes a model's file of a checkpoint's.
 fn export_model(
+    sandbox: &Sandbox,
     component: &Component,
     component_bytes: Vec<u8>,
     checkpoint: CheckpointFile,
@@ -111,7 +79,7 @@ fn export_model(
 ) -> Result<ModelFile, CliError> {
     // Any device can hold weights; the one that a model runs on is chosen when it runs.
     let device = Device::cpu();
-    let mut session = quiet_session(component, &device, log)?;
+    let mut session = sandbox.quiet_session(component, &device, log)?;
     let about = session.about()?;
     let model = session.load_model(&checkpoint_on_device(&checkpoint, &device)?, Context::Export)?;
     let capabilities = session.export_model(&model)?;

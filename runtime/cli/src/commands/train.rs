@@ -5,9 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use kilnbox_bundle::{ArchitectureIdentity, CheckpointFile};
 use kilnbox_data::{Dataset, DatasetInfo};
-use kilnbox_host::{
-    About, Checkpoint, Component, Context, Level, Limits, Metric, Model, Observer, Session, SessionOptions, Trainer,
-};
+use kilnbox_host::{About, Checkpoint, Component, Context, Level, Metric, Model, Observer, Session, Trainer};
 use kilnbox_tensor::{DType, Device};
 use serde_json::Value as Json;
 
@@ -19,6 +17,7 @@ use crate::hypers::merge_hypers;
 use crate::log::{EpochTable, Log, printable, significant};
 use crate::options::TrainOptions;
 use crate::run_folder::{CHECKPOINT_SUFFIX, RunFolder, newest_checkpoint};
+use crate::sandbox::Sandbox;
 use crate::split::Sets;
 
 /// What the user asks for.
@@ -32,12 +31,15 @@ pub struct Request {
     pub overrides: Vec<String>,
     /// A checkpoint to continue from, or `auto`.
     pub restart: Option<PathBuf>,
+    /// What the architecture may use.
+    pub sandbox: Sandbox,
     /// Whether to show messages for developers.
     pub debug: bool,
 }
 
 /// A run, with all that was read and checked before it starts.
 struct Run {
+    sandbox: Sandbox,
     options: TrainOptions,
     architecture: ArchitectureFiles,
     component: Component,
@@ -91,11 +93,12 @@ impl Run {
         let seed = seed.unwrap_or_else(draw_seed);
         let sets = Sets::read(&options, seed)?;
         let info = merged_info(&options, &sets)?;
-        let component = super::engine()?.load(&architecture.component)?;
-        let about = super::quiet_session(&component, &Device::cpu(), log)?.about()?;
+        let component = request.sandbox.engine()?.load(&architecture.component)?;
+        let about = request.sandbox.quiet_session(&component, &Device::cpu(), log)?.about()?;
         let (device_name, device) = super::choose_device(&about.supported_devices, options.device.as_deref())?;
         let dtype = choose_dtype(&about.supported_dtypes, options.base_precision)?;
         Ok(Self {
+            sandbox: request.sandbox.clone(),
             options,
             architecture,
             component,
@@ -188,8 +191,7 @@ impl Run {
             timing: std::env::var_os("KILNBOX_TIMING").is_some(),
             steps: 0,
         };
-        let options = SessionOptions { device: self.device.clone(), seed: self.seed, limits: Limits::default() };
-        let mut session = Session::start(&self.component, options, Box::new(observer))?;
+        let mut session = self.sandbox.session(&self.component, &self.device, self.seed, Box::new(observer))?;
         let (model, trainer) = self.begin(&mut session)?;
         let with_info =
             |datasets: &[Dataset]| datasets.iter().map(|dataset| dataset.with_info(self.info.clone())).collect();
@@ -245,6 +247,7 @@ impl Run {
             checkpoint.write(&path)?;
         }
         let model = super::export_model(
+            &self.sandbox,
             &self.component,
             self.architecture.component.clone(),
             checkpoint.clone(),
@@ -264,7 +267,7 @@ impl Run {
     }
 
     fn evaluate(&self, checkpoint: &CheckpointFile, log: &Log) -> Result<(), CliError> {
-        let mut session = super::quiet_session(&self.component, &self.device, log)?;
+        let mut session = self.sandbox.quiet_session(&self.component, &self.device, log)?;
         let model = session.load_model(&checkpoint_on_device(checkpoint, &self.device)?, Context::Export)?;
         let capabilities = session.export_model(&model)?;
         let batch_size = self.hypers["training"]["batch_size"].as_u64().and_then(|size| usize::try_from(size).ok());

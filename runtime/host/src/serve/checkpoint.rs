@@ -25,7 +25,8 @@ impl State {
             data: given.data,
             tensors,
         };
-        Ok(checkpoint.check().map(|()| checkpoint))
+        let checked = checkpoint.check().and_then(|()| self.reporter.check_size(checkpoint.bytes()));
+        Ok(checked.map(|()| checkpoint))
     }
 
     /// A checkpoint for the architecture: it owns the handles.

@@ -11,12 +11,13 @@ mod tensor;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use kilnbox_tensor::context::Stopped;
 use kilnbox_tensor::random::Random;
 use kilnbox_tensor::{Device, Misuse, Tensor};
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{ResourceLimiter, Result};
 
-use crate::error::{HostPanic, LimitReached};
+use crate::error::{HostPanic, LimitReached, TimeIsUp};
 use crate::limits::Limits;
 use crate::service::report::Reporter;
 
@@ -48,13 +49,16 @@ pub(crate) struct State {
     pub(crate) random: Random,
     pub(crate) reporter: Reporter,
     limits: Limits,
+    /// What all memories of the guest have, and all its tables.
+    memory_bytes: u64,
+    table_entries: u64,
 }
 
 impl State {
     pub(crate) fn new(device: Device, seed: u64, reporter: Reporter, limits: Limits) -> Self {
         let mut table = ResourceTable::new();
-        table.set_max_capacity(limits.handles);
-        Self { table, device, random: Random::new(seed), reporter, limits }
+        table.set_max_capacity(usize::try_from(limits.handles).unwrap_or(usize::MAX));
+        Self { table, device, random: Random::new(seed), reporter, limits, memory_bytes: 0, table_entries: 0 }
     }
 
     /// The value behind a handle.
@@ -69,10 +73,17 @@ impl State {
 
     /// A handle for a value.
     pub(crate) fn hand_out<T: Send + 'static>(&mut self, value: T) -> Result<Resource<T>> {
-        let limit = self.limits.handles;
-        self.table
-            .push(value)
-            .map_err(|_| LimitReached(format!("it holds {limit} handles, the most that one run may have")).into())
+        let most = self.limits.handles;
+        self.table.push(value).map_err(|_| limit("handles", format!("it would hold more than {most} handles")))
+    }
+
+    /// Checks that `bytes` may be copied to the guest, before they are gathered: what it may send, the engine checks by itself.
+    pub(crate) fn check_copy(&self, bytes: usize) -> Result<()> {
+        let most = self.limits.call_bytes;
+        if bytes as u64 <= most {
+            return Ok(());
+        }
+        Err(limit("call_bytes", format!("{bytes} bytes would be copied in one call, at most {most}")))
     }
 
     /// Runs an operation and hands out its result.
@@ -85,9 +96,17 @@ impl State {
     }
 }
 
+/// The trap of a guest that would exceed a limit.
+pub(crate) fn limit(limit: &'static str, message: String) -> wasmtime::Error {
+    LimitReached { limit, message }.into()
+}
+
 /// Calls into the engine. A panic there is a mistake of ours, but it must end this run only, not the program.
 pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        if panic.is::<Stopped>() {
+            return Err(TimeIsUp.into());
+        }
         let message = panic
             .downcast_ref::<&str>()
             .map(|text| (*text).to_owned())
@@ -103,22 +122,49 @@ pub(crate) fn sizes(values: &[u32]) -> Vec<usize> {
 }
 
 impl ResourceLimiter for State {
-    fn memory_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        if desired > self.limits.guest_memory_bytes {
-            let limit = self.limits.guest_memory_bytes;
-            return Err(LimitReached(format!("its own memory would grow to {desired} bytes, beyond {limit}")).into());
+    fn memory_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        let (total, most) = (grown(self.memory_bytes, current, desired), self.limits.guest_memory_bytes);
+        if total > most {
+            return Err(limit(
+                "guest_memory_bytes",
+                format!("its own memory would grow to {total} bytes, at most {most}"),
+            ));
         }
+        self.memory_bytes = total;
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        if desired > self.limits.table_entries {
-            let limit = self.limits.table_entries;
-            return Err(
-                LimitReached(format!("a function table would grow to {desired} entries, beyond {limit}")).into()
-            );
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        let (total, most) = (grown(self.table_entries, current, desired), self.limits.table_entries);
+        if total > most {
+            let message = format!("its function tables would grow to {total} entries, at most {most}");
+            return Err(limit("table_entries", message));
         }
+        self.table_entries = total;
         Ok(true)
+    }
+
+    fn instances(&self) -> usize {
+        self.most_instances()
+    }
+
+    fn tables(&self) -> usize {
+        self.most_instances()
+    }
+
+    fn memories(&self) -> usize {
+        self.most_instances()
+    }
+}
+
+/// A total of which one part grows.
+fn grown(total: u64, current: usize, desired: usize) -> u64 {
+    total.saturating_sub(current as u64).saturating_add(desired as u64)
+}
+
+impl State {
+    fn most_instances(&self) -> usize {
+        usize::try_from(self.limits.instances).unwrap_or(usize::MAX)
     }
 }
 

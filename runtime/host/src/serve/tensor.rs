@@ -40,6 +40,22 @@ impl contract::tensor::Host for State {
     }
 }
 
+impl State {
+    /// All elements of a tensor, which take `size` bytes each in the guest's memory.
+    fn read<T>(
+        &self,
+        tensor: &Handle,
+        size: usize,
+        read: fn(&Tensor) -> std::result::Result<Vec<T>, Misuse>,
+    ) -> Result<Vec<T>> {
+        guarded(|| {
+            let tensor = self.tensor(tensor)?;
+            self.check_copy(tensor.count().saturating_mul(size))?;
+            Ok(read(tensor)?)
+        })
+    }
+}
+
 impl contract::tensor::HostTensor for State {
     fn shape(&mut self, tensor: Handle) -> Result<Vec<u32>> {
         Ok(self.tensor(&tensor)?.shape().iter().map(|&size| size as u32).collect())
@@ -55,19 +71,19 @@ impl contract::tensor::HostTensor for State {
     }
 
     fn read_float32(&mut self, tensor: Handle) -> Result<Vec<f32>> {
-        guarded(|| Ok(self.tensor(&tensor)?.read_float32()?))
+        self.read(&tensor, 4, Tensor::read_float32)
     }
 
     fn read_float64(&mut self, tensor: Handle) -> Result<Vec<f64>> {
-        guarded(|| Ok(self.tensor(&tensor)?.read_float64()?))
+        self.read(&tensor, 8, Tensor::read_float64)
     }
 
     fn read_int64(&mut self, tensor: Handle) -> Result<Vec<i64>> {
-        guarded(|| Ok(self.tensor(&tensor)?.read_int64()?))
+        self.read(&tensor, 8, Tensor::read_int64)
     }
 
     fn read_boolean(&mut self, tensor: Handle) -> Result<Vec<bool>> {
-        guarded(|| Ok(self.tensor(&tensor)?.read_boolean()?))
+        self.read(&tensor, 1, Tensor::read_boolean)
     }
 
     fn drop(&mut self, tensor: Handle) -> Result<()> {
@@ -150,22 +166,20 @@ impl contract::optimizer::Host for State {
 
 impl contract::random::Host for State {
     fn uniform(&mut self, shape: Vec<u32>, low: f64, high: f64, dtype: Dtype) -> Result<Handle> {
-        let tensor = self.random.uniform(&self.device, &sizes(&shape), low, high, dtype.into())?;
+        let tensor = guarded(|| Ok(self.random.uniform(&self.device, &sizes(&shape), low, high, dtype.into())?))?;
         self.hand_out(tensor)
     }
 
     fn normal(&mut self, shape: Vec<u32>, mean: f64, standard_deviation: f64, dtype: Dtype) -> Result<Handle> {
-        let tensor = self.random.normal(&self.device, &sizes(&shape), mean, standard_deviation, dtype.into())?;
+        let tensor = guarded(|| {
+            Ok(self.random.normal(&self.device, &sizes(&shape), mean, standard_deviation, dtype.into())?)
+        })?;
         self.hand_out(tensor)
     }
 
     fn permutation(&mut self, count: u32) -> Result<Vec<u32>> {
-        if count > LARGEST_PERMUTATION {
-            return Err(
-                Misuse::limit("random.permutation", format!("{count} numbers, at most {LARGEST_PERMUTATION}")).into()
-            );
-        }
-        Ok(self.random.permutation(count))
+        self.check_copy((count as usize).saturating_mul(4))?;
+        guarded(|| Ok(self.random.permutation(count)))
     }
 
     fn state(&mut self) -> Result<Vec<u8>> {
@@ -176,6 +190,3 @@ impl contract::random::Host for State {
         Ok(self.random.set_state(&state))
     }
 }
-
-/// More systems than any dataset has, few enough to hold.
-const LARGEST_PERMUTATION: u32 = 100_000_000;

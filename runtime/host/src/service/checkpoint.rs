@@ -38,6 +38,12 @@ pub enum Context {
 }
 
 impl Checkpoint {
+    /// About how many bytes it takes to keep: those of its tensors and of its data.
+    pub fn bytes(&self) -> u64 {
+        let tensors = self.tensors.iter().map(|(_, tensor)| (tensor.count() * tensor.dtype().size()) as u64);
+        self.data.len() as u64 + tensors.sum::<u64>()
+    }
+
     /// Checks what an architecture hands out, before anybody keeps it.
     ///
     /// # Errors

@@ -1,0 +1,127 @@
+//! How the program runs architectures: what it compiles them with, what they may use, and what becomes of one that cannot be stopped.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use kilnbox_host::Checkpoint;
+use kilnbox_host::{
+    Component, Engine, EngineOptions, HostError, LIMITS, Level, LimitInfo, Limits, Metric, Observer, Session,
+    SessionOptions,
+};
+use kilnbox_tensor::Device;
+
+use crate::errors::{CliError, nearest};
+use crate::log::Log;
+
+/// What the user allows architectures, whatever the command.
+#[derive(Clone, Debug, Default)]
+pub struct Sandbox {
+    /// What a run may use.
+    pub limits: Limits,
+}
+
+impl Sandbox {
+    /// The defaults, changed by `name=value` in order.
+    ///
+    /// # Errors
+    ///
+    /// There is no such limit, or it cannot have this value.
+    pub fn new(limits: &[String]) -> Result<Self, CliError> {
+        let mut sandbox = Self::default();
+        for text in limits {
+            let (name, value) = text.split_once('=').ok_or_else(|| {
+                CliError::input(format!("the limit `{}` has no value", crate::log::printable(text)))
+                    .hint("write `--limit NAME=VALUE`, as in `--limit tensor_bytes=8GiB`")
+            })?;
+            sandbox.limits.set(name.trim(), value).map_err(|message| {
+                let names = || LIMITS.iter().map(|limit| limit.name);
+                let hint = match nearest(name.trim(), names()) {
+                    Some(near) if names().any(|known| known == name.trim()) => {
+                        format!("`{near}` is now {}", Limits::default().value(near).unwrap_or_default())
+                    }
+                    Some(near) => format!("use `{near}`"),
+                    None => {
+                        format!("there are {}", names().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", "))
+                    }
+                };
+                CliError::input(message).hint(hint)
+            })?;
+        }
+        Ok(sandbox)
+    }
+
+    /// All limits with their values and what they bound, for people.
+    pub fn table(&self) -> String {
+        let value = |name| self.limits.value(name).unwrap_or_default();
+        let row =
+            |limit: &LimitInfo| format!("{:<21} {:>10}  {}", limit.name, value(limit.name), limit.description.trim());
+        LIMITS.iter().map(row).collect::<Vec<_>>().join("\n")
+    }
+
+    /// The compiler, with a cache of compiled code in the user's cache folder.
+    ///
+    /// # Errors
+    ///
+    /// This machine cannot run it.
+    pub fn engine(&self) -> Result<Engine, CliError> {
+        let cache = std::env::var_os("XDG_CACHE_HOME")
+            .map(PathBuf::from)
+            .filter(|folder| folder.is_absolute())
+            .or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
+        let compiled_code_cache = cache.map(|cache| cache.join("kilnbox"));
+        Ok(Engine::new(&EngineOptions { compiled_code_cache, limits: self.limits.clone() })?)
+    }
+
+    /// A session on `device` that begins with `seed` and reports to `observer`.
+    ///
+    /// # Errors
+    ///
+    /// The component does not start within the limits.
+    pub fn session(
+        &self,
+        component: &Component,
+        device: &Device,
+        seed: u64,
+        observer: Box<dyn Observer>,
+    ) -> Result<Session, CliError> {
+        let options = SessionOptions {
+            device: device.clone(),
+            seed,
+            limits: self.limits.clone(),
+            on_overrun: Some(Arc::new(end_the_program)),
+        };
+        Ok(Session::start(component, options, observer)?)
+    }
+
+    /// A session whose messages go to the log; it trains nothing.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::session`].
+    pub fn quiet_session(&self, component: &Component, device: &Device, log: &Log) -> Result<Session, CliError> {
+        self.session(component, device, 0, Box::new(LogOnly(log.clone())))
+    }
+}
+
+/// The last resort against an operation that goes on after its deadline: checkpoints are whole on the disk already, and nothing else is lost.
+fn end_the_program(error: HostError) {
+    let error = CliError::from(error);
+    eprintln!("{error}");
+    std::process::exit(i32::from(error.blame().exit_code()));
+}
+
+struct LogOnly(Log);
+
+impl Observer for LogOnly {
+    fn log(&mut self, level: Level, message: &str) {
+        self.0.line(level, message);
+    }
+
+    fn step(&mut self, _: u32, _: u32, _: u32, _: u32) {}
+
+    fn epoch(&mut self, _: u32, _: f64, _: &[Metric]) {}
+
+    fn save_checkpoint(&mut self, _: &str, _: Checkpoint) -> Result<(), String> {
+        Err("checkpoints are kept during a training only".to_owned())
+    }
+}
