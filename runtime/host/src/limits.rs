@@ -232,7 +232,9 @@ fn expected(unit: Unit, name: &str, text: &str) -> String {
 /// Three quarters of the memory that this process may use, so that a run that needs too much is told so before the system ends it.
 fn default_tensor_bytes() -> u64 {
     const MOST: u64 = 64 << 30;
-    available_memory().map_or(MOST, |bytes| (bytes / 4 * 3).min(MOST))
+    // In whole steps, so that the value can be read.
+    const STEP: u64 = 64 << 20;
+    available_memory().map_or(MOST, |bytes| (bytes / 4 * 3 / STEP * STEP).clamp(STEP, MOST))
 }
 
 /// The memory of the machine, or of the control group if that is less. Known on Linux only.
