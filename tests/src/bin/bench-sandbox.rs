@@ -1,6 +1,7 @@
-//! What the sandbox costs: SOAP-BPNN trained by the same SDK code, linked natively and as a component, in turn in one process.
+//! What the sandbox costs, and what its limits do: SOAP-BPNN trained by the same SDK code, linked natively, as a component with the default limits, and as
+//! a component without limits and without deadlines, in turn in one process.
 //!
-//! `cargo xtask bench sandbox [OPTIONS.yaml]`. Both sides use the same kernels, services and threads; only the boundary differs. The two must
+//! `cargo xtask bench sandbox [OPTIONS.yaml]`. All sides use the same kernels, services and threads; only the boundary differs. They must
 //! learn the very same numbers, or the comparison means nothing.
 
 use std::error::Error;
@@ -22,8 +23,8 @@ type NativeTrainer = soap_bpnn::trainer::Trainer;
 type NativeModel = <NativeTrainer as kilnbox_sdk::architecture::Trainer>::Model;
 
 const EPOCHS: usize = 30;
-/// Pairs of runs: every other time the sandbox goes first, so that neither side has the quieter half of a busy machine.
-const PAIRS: usize = 10;
+/// Rounds of one run of each side; each side goes first in every third one, so that none has the quieter part of a busy machine.
+const ROUNDS: usize = 12;
 const SEED: u64 = 0;
 
 /// When each epoch ended, and the numbers it reported.
@@ -58,7 +59,7 @@ fn median(mut values: Vec<f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// The two sides, on the same data.
+/// All sides, on the same data.
 struct Work(Training);
 
 impl Work {
@@ -80,9 +81,9 @@ impl Work {
         Ok(clock)
     }
 
-    fn sandboxed(&self, component: &Component) -> Fallible<Clock> {
+    fn sandboxed(&self, component: &Component, limits: Limits) -> Fallible<Clock> {
         let clock = Clock::default();
-        let options = SessionOptions { device: Device::cpu(), seed: SEED, limits: Limits::default(), on_overrun: None };
+        let options = SessionOptions { device: Device::cpu(), seed: SEED, limits, on_overrun: None };
         let mut session = Session::start(component, options, Box::new(clock.clone()))?;
         let model = session.new_model(&self.0.hypers["model"].to_string(), &self.0.info, DType::Float32)?;
         let trainer = session.new_trainer(&self.0.hypers["training"].to_string())?;
@@ -96,25 +97,34 @@ fn bench(options: &Path) -> Fallible {
     let epochs = format!("architecture.training.num_epochs={EPOCHS}");
     let overrides = [epochs, "architecture.training.log_interval=1".to_owned()];
     let training = Training::read(options, &overrides, SEED)?;
-    let component = Engine::new(&EngineOptions::default())?.load(&training.component)?;
+    let bytes = training.component.clone();
+    let load = |limits: Limits| Engine::new(&EngineOptions { limits, ..EngineOptions::default() })?.load(&bytes);
+    let (guarded, unguarded) = (load(Limits::default())?, load(Limits::none())?);
     let work = Work(training);
-    let (mut natively, mut sandboxed) = (Vec::new(), Vec::new());
+    let sides: [&dyn Fn() -> Fallible<Clock>; 3] =
+        [&|| work.natively(), &|| work.sandboxed(&guarded, Limits::default()), &|| {
+            work.sandboxed(&unguarded, Limits::none())
+        }];
+    let mut seconds = [const { Vec::new() }; 3];
     let mut numbers: Option<Vec<Vec<f64>>> = None;
-    for pair in 0..PAIRS {
-        for is_sandboxed in [pair % 2 == 1, pair % 2 == 0] {
-            let clock = if is_sandboxed { work.sandboxed(&component)? } else { work.natively()? };
-            let (seconds, learned) = clock.read()?;
+    for round in 0..ROUNDS {
+        for place in 0..sides.len() {
+            let side = (round + place) % sides.len();
+            let (epochs, learned) = sides[side]()?.read()?;
             if numbers.get_or_insert_with(|| learned.clone()) != &learned {
-                return Err("the sandboxed training learned other numbers than the native one".into());
+                return Err("the same training learned other numbers in and out of the sandbox".into());
             }
-            if is_sandboxed { &mut sandboxed } else { &mut natively }.extend(seconds);
+            seconds[side].extend(epochs);
         }
     }
-    let (plain, guarded) = (median(natively), median(sandboxed));
-    eprintln!("soap-bpnn train epoch: native {plain:.4} s, sandboxed {guarded:.4} s, medians over {PAIRS} runs each");
-    #[expect(clippy::print_stdout, reason = "the result of a benchmark")]
+    let [plain, guarded, unguarded] = seconds.map(median);
+    eprintln!(
+        "soap-bpnn train epoch: native {plain:.4} s, sandboxed {guarded:.4} s, sandboxed without limits {unguarded:.4} s, medians over {ROUNDS} runs each"
+    );
+    #[expect(clippy::print_stdout, reason = "the results of a benchmark")]
     {
         println!("ratio soap-bpnn train epoch, sandboxed over native = {:.3}", guarded / plain);
+        println!("ratio soap-bpnn train epoch, default limits over none = {:.3}", guarded / unguarded);
     }
     Ok(())
 }
