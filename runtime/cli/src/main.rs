@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use kilnbox_cli::commands::{eval, export, train};
 use kilnbox_cli::errors::{Blame, CliError, install_panic_hook, uncaught_panic};
-use kilnbox_cli::sandbox::Sandbox;
+use kilnbox_cli::sandbox::{COMPILE_COMPONENT, Sandbox};
 
 /// Trains, evaluates and exports machine-learning models of atoms.
 #[derive(Parser)]
@@ -80,6 +80,10 @@ struct ExportArguments {
 
 fn main() -> ExitCode {
     install_panic_hook();
+    // Not a command for people: the program starts itself with this word, and the threads below would not fit into such a child's limits.
+    if std::env::args_os().nth(1).is_some_and(|word| word == COMPILE_COMPONENT) {
+        return kilnbox_host::compile_for_parent();
+    }
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {

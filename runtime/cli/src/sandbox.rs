@@ -1,17 +1,20 @@
 //! How the program runs architectures: what it compiles them with, what they may use, and what becomes of one that cannot be stopped.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use kilnbox_host::Checkpoint;
 use kilnbox_host::{
-    Component, Engine, EngineOptions, HostError, LIMITS, Level, LimitInfo, Limits, Metric, Observer, Session,
+    Compiler, Component, Engine, EngineOptions, HostError, LIMITS, Level, LimitInfo, Limits, Metric, Observer, Session,
     SessionOptions,
 };
 use kilnbox_tensor::Device;
 
 use crate::errors::{CliError, nearest};
 use crate::log::Log;
+
+/// The word with which the program starts itself to compile a component: see [`Compiler::Child`].
+pub const COMPILE_COMPONENT: &str = "compile-component";
 
 /// What the user allows architectures, whatever the command.
 #[derive(Clone, Debug, Default)]
@@ -68,8 +71,11 @@ impl Sandbox {
             .map(PathBuf::from)
             .filter(|folder| folder.is_absolute())
             .or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
-        let compiled_code_cache = cache.map(|cache| cache.join("kilnbox"));
-        Ok(Engine::new(&EngineOptions { compiled_code_cache, limits: self.limits.clone() })?)
+        Ok(Engine::new(&EngineOptions {
+            compiled_code_cache: cache.map(|cache| cache.join("kilnbox")),
+            compiler: Compiler::Child { program: this_program()?, arguments: vec![COMPILE_COMPONENT.into()] },
+            limits: self.limits.clone(),
+        })?)
     }
 
     /// A session on `device` that begins with `seed` and reports to `observer`.
@@ -101,6 +107,15 @@ impl Sandbox {
     pub fn quiet_session(&self, component: &Component, device: &Device, log: &Log) -> Result<Session, CliError> {
         self.session(component, device, 0, Box::new(LogOnly(log.clone())))
     }
+}
+
+/// The program that is running. On Linux that is its very file, even if another one lies at its path meanwhile.
+fn this_program() -> Result<PathBuf, CliError> {
+    let running = Path::new("/proc/self/exe");
+    if cfg!(target_os = "linux") && running.exists() {
+        return Ok(running.to_owned());
+    }
+    std::env::current_exe().map_err(|error| CliError::input("the program does not find its own file").caused_by(&error))
 }
 
 /// The last resort against an operation that goes on after its deadline: checkpoints are whole on the disk already, and nothing else is lost.

@@ -6,6 +6,7 @@
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A folder of compiled code. Everything about it is optional: where it cannot be used, components are compiled each time.
 #[derive(Clone, Debug)]
@@ -27,7 +28,10 @@ impl CodeCache {
 
     /// Keeps `code` for later, as a whole or not at all. Failing is no error: the next run compiles again.
     pub(crate) fn keep(&self, file: &Path, code: &[u8]) {
-        let temporary = file.with_extension(format!("{}.part", std::process::id()));
+        static WRITTEN: AtomicU64 = AtomicU64::new(0);
+        // A name that no other writer has, in this process or another one.
+        let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+        let temporary = file.with_extension(format!("{}-{number}.part", std::process::id()));
         let written = fs::File::create(&temporary)
             .and_then(|mut target| target.write_all(code).and_then(|()| target.sync_all()))
             .and_then(|()| fs::rename(&temporary, file));
@@ -51,8 +55,11 @@ fn create_private(folder: &Path) -> io::Result<()> {
 
 #[cfg(unix)]
 fn is_private(folder: &Path) -> bool {
-    use std::os::unix::fs::PermissionsExt;
-    fs::metadata(folder).is_ok_and(|metadata| metadata.is_dir() && metadata.permissions().mode() & 0o022 == 0)
+    use std::os::unix::fs::MetadataExt;
+    // Another's folder is another's to fill, whatever its permissions say today: think of root with a user's `HOME`.
+    let own = rustix::process::geteuid().as_raw();
+    fs::metadata(folder)
+        .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own && metadata.mode() & 0o022 == 0)
 }
 
 #[cfg(not(unix))]

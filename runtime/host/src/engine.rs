@@ -1,8 +1,7 @@
 //! From the bytes of a component to compiled code that may be run.
 
 use std::collections::BTreeMap;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
@@ -10,22 +9,28 @@ use wasmtime::component::{Component as Compiled, Linker};
 use wasmtime::{Config, OptLevel};
 
 use crate::cache::CodeCache;
+use crate::compile::Compiler;
 use crate::deadline::TICK;
 use crate::error::{HostError, printable};
+use crate::imports::imported_names;
 use crate::limits::Limits;
 use crate::serve::bindings::ArchitecturePre;
 use crate::serve::{self, State};
 
 /// Every interface of the contract has this prefix.
 const CONTRACT: &str = "kilnbox:architecture/";
-/// The most imports that a refusal lists.
-const MOST_LISTED: usize = 12;
+/// The most imports that a refusal lists: more than any honest component has.
+const MOST_LISTED: usize = 100;
+/// The longest name of an import that a refusal shows, in characters.
+const LONGEST_NAME: usize = 256;
 
 /// How components are compiled.
 #[derive(Clone, Debug, Default)]
 pub struct EngineOptions {
     /// Where compiled code is kept from one run to the next; none to compile each time.
     pub compiled_code_cache: Option<PathBuf>,
+    /// Where components are compiled.
+    pub compiler: Compiler,
     /// What a component may take to be compiled.
     pub limits: Limits,
 }
@@ -35,6 +40,7 @@ pub struct EngineOptions {
 pub struct Engine {
     engine: wasmtime::Engine,
     cache: Option<CodeCache>,
+    compiler: Compiler,
     limits: Limits,
 }
 
@@ -67,13 +73,14 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self, HostError> {
         let engine = shared_engine(options.limits.stack_bytes)?;
         let cache = options.compiled_code_cache.as_deref().and_then(CodeCache::open);
-        Ok(Self { engine, cache, limits: options.limits.clone() })
+        Ok(Self { engine, cache, compiler: options.compiler.clone(), limits: options.limits.clone() })
     }
 
     /// Checks that `bytes` are a component which wants nothing but the contract, and compiles it or takes its compiled code from the cache.
     ///
     /// # Errors
-    /// [`HostError::Refused`] with everything that it wants beyond the contract, or what it lacks to be an architecture.
+    /// [`HostError::Refused`] with everything that it wants beyond the contract, or what it lacks to be an architecture; [`HostError::Limit`] if it
+    /// is too large, or compiling it takes too much.
     pub fn load(&self, bytes: &[u8]) -> Result<Component, HostError> {
         let limit = self.limits.component_bytes;
         if bytes.len() as u64 > limit {
@@ -85,9 +92,9 @@ impl Engine {
                 "it is not a WebAssembly component (a plain module, or another kind of file?)",
             ));
         }
+        check_imports(bytes)?;
         let digest = hexadecimal(&Sha256::digest(bytes));
         let compiled = self.compiled(bytes, &digest)?;
-        self.check_imports(&compiled)?;
         let mut linker = Linker::new(&self.engine);
         serve::add_to_linker(&mut linker).map_err(|error| HostError::Bug(format!("{error:#}")))?;
         let pre = linker
@@ -99,48 +106,69 @@ impl Engine {
 
     fn compiled(&self, bytes: &[u8], digest: &str) -> Result<Compiled, HostError> {
         let file = self.cache.as_ref().map(|cache| cache.file(digest, compatibility(&self.engine)));
-        if let Some(compiled) = file.as_deref().filter(|file| file.exists()).and_then(|file| self.read_compiled(file)) {
+        if let Some(compiled) =
+            file.as_deref().filter(|file| file.exists()).and_then(|file| self.trust(Code::Kept(file)).ok())
+        {
             return Ok(compiled);
         }
-        // A compiler that panics on hostile bytes must not take the program with it.
-        let compiled = catch_unwind(AssertUnwindSafe(|| Compiled::from_binary(&self.engine, bytes)))
-            .map_err(|_| HostError::refused("it cannot be compiled"))?
-            .map_err(|error| HostError::refused(printable(&format!("it cannot be compiled: {error:#}"))))?;
-        if let (Some(cache), Some(file)) = (&self.cache, &file)
-            && let Ok(code) = compiled.serialize()
-        {
+        let code = self.compiler.compile(&self.engine, bytes, &self.limits)?;
+        let compiled = self
+            .trust(Code::Made(&code))
+            .map_err(|error| HostError::Bug(format!("compiled code is not accepted: {error:#}")))?;
+        if let (Some(cache), Some(file)) = (&self.cache, &file) {
             cache.keep(file, &code);
         }
         Ok(compiled)
     }
 
     #[expect(unsafe_code, reason = "compiled code is native code; wasmtime asks for a promise about where it is from")]
-    fn read_compiled(&self, file: &std::path::Path) -> Option<Compiled> {
-        // SAFETY: the file lies in a folder that only this user can write to, and only `CodeCache::keep` gives files there this name: it
-        // holds what `serialize` made, for a component of this digest and an engine of this hash. A damaged file is an error, found by
-        // wasmtime's own header; whoever could forge it could as well replace this program.
-        unsafe { Compiled::deserialize_file(&self.engine, file) }.ok()
-    }
-
-    /// Names everything that the component imports from elsewhere than the contract, before anything is linked.
-    fn check_imports(&self, compiled: &Compiled) -> Result<(), HostError> {
-        let component_type = compiled.component_type();
-        let foreign: Vec<String> = component_type
-            .imports(&self.engine)
-            .map(|(name, _)| name)
-            .filter(|name| !name.starts_with(CONTRACT))
-            .map(|name| format!("`{}`", printable(name)))
-            .collect();
-        if foreign.is_empty() {
-            return Ok(());
+    fn trust(&self, code: Code<'_>) -> wasmtime::Result<Compiled> {
+        // SAFETY: what is made was made a moment ago by `compile::compile`, either here or in a child process, which is this program again,
+        // started by us, and answers through a pipe that nobody else holds. What is kept lies in a folder that only this user can write to, and
+        // only `CodeCache::keep` gives files there this name: it holds what was made, for a component of this digest and an engine of this hash.
+        // Damaged code is an error, found by wasmtime's own header; whoever could forge it could as well replace this program.
+        unsafe {
+            match code {
+                Code::Made(code) => Compiled::deserialize(&self.engine, code),
+                Code::Kept(file) => Compiled::deserialize_file(&self.engine, file),
+            }
         }
-        let listed = foreign.iter().take(MOST_LISTED).cloned().collect::<Vec<_>>().join(", ");
-        let more = foreign.len().saturating_sub(MOST_LISTED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        Err(HostError::refused(format!(
-            "it asks for {listed}{more}, but an architecture is given `{CONTRACT}*` and nothing else"
-        )))
     }
+}
+
+/// Native code of our own making.
+#[derive(Clone, Copy, Debug)]
+enum Code<'a> {
+    /// The compiler's answer.
+    Made(&'a [u8]),
+    /// A file of the cache.
+    Kept(&'a Path),
+}
+
+/// Names everything that the component imports from elsewhere than the contract, before anything is compiled.
+fn check_imports(component: &[u8]) -> Result<(), HostError> {
+    let names = imported_names(component)
+        .map_err(|problem| HostError::refused(printable(&format!("it cannot be read: {problem}"))))?;
+    let foreign: Vec<&str> = names.into_iter().filter(|name| !name.starts_with(CONTRACT)).collect();
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    let listed: Vec<String> = foreign.iter().take(MOST_LISTED).map(|name| format!("`{}`", one_line(name))).collect();
+    let more = match foreign.len().saturating_sub(MOST_LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    Err(HostError::refused(format!(
+        "it asks for {}{more}, but an architecture is given `{CONTRACT}*` and nothing else",
+        listed.join(", ")
+    )))
+}
+
+/// A name of a component's, as it may be shown: escaped, cut, and on one line.
+fn one_line(name: &str) -> String {
+    let shown: String = name.chars().take(LONGEST_NAME).collect();
+    let cut = if shown.len() < name.len() { " ..." } else { "" };
+    printable(&shown).replace('\n', "\\n").replace('\t', "\\t") + cut
 }
 
 /// One engine for the process and each size of stack: wasmtime's types must not mix between engines, and compiled code depends on its settings.
@@ -158,7 +186,7 @@ fn shared_engine(stack_bytes: u64) -> Result<wasmtime::Engine, HostError> {
 }
 
 /// The settings that all compiled code depends on; they stand in one place because cached code is only right for one set of them.
-fn configuration(stack_bytes: u64) -> Config {
+pub(crate) fn configuration(stack_bytes: u64) -> Config {
     let mut config = Config::new();
     config
         // Guests come from optimising compilers, and what takes time runs in the host: optimising once more makes an epoch no faster, and

@@ -1,5 +1,7 @@
 //! What can go wrong while an architecture runs, told apart by who has to act.
 
+use std::any::Any;
+
 use kilnbox_data::DataError;
 
 /// Why an architecture refused, in its own terms. Mirrors `errors.architecture-error` of the contract.
@@ -98,6 +100,15 @@ pub(crate) struct TimeIsUp;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct HostPanic(pub(crate) String);
+
+/// What a caught panic says.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without a message".to_owned())
+}
 
 /// The longest text of a guest that is shown, in characters.
 const LONGEST_TEXT: usize = 4096;

@@ -11,15 +11,18 @@
 //! A session belongs to the thread that started it, which is best a worker with a large stack: see [`on_worker`] and [`on_own_thread`].
 
 mod cache;
+mod compile;
 mod deadline;
 mod engine;
 mod error;
 mod evaluate;
+mod imports;
 mod limits;
 mod serve;
 pub mod service;
 mod session;
 
+pub use compile::{Compiler, compile_for_parent};
 pub use deadline::OnOverrun;
 pub use engine::{Component, Engine, EngineOptions};
 pub use error::{ArchitectureErrorKind, HostError};

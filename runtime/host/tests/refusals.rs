@@ -1,6 +1,6 @@
 //! What is refused at the door, before anything of it runs, and with which words.
 
-use kilnbox_host::{Engine, EngineOptions, HostError};
+use kilnbox_host::{Engine, EngineOptions, HostError, Limits};
 
 /// The error of loading these bytes.
 fn refusal(bytes: &[u8]) -> String {
@@ -24,7 +24,7 @@ fn what_is_no_component_is_refused() {
         (b"#!/bin/sh\nrm -rf /\n", "it is not a WebAssembly component"),
         (&component("(module)"), "a plain module"),
         (&truncated[..6], "it is not a WebAssembly component"),
-        (&[&truncated[..], &[0xff; 64]].concat(), "it cannot be compiled"),
+        (&[&truncated[..], &[0xff; 64]].concat(), "it cannot be read"),
     ];
     for (bytes, expected) in cases {
         let problem = refusal(bytes);
@@ -47,11 +47,35 @@ fn imports_beyond_the_contract_are_refused_by_name() {
 }
 
 #[test]
-fn all_foreign_imports_are_named_up_to_a_dozen() {
-    let imports: String = (0..15).map(|k| format!(r#"(import "evil{k}" (func))"#)).collect();
-    let problem = refusal(&component(&format!("(component {imports})")));
-    assert!(problem.contains("`evil0`") && problem.contains("`evil11`") && problem.contains("and 3 more"), "{problem}");
-    assert!(!problem.contains("evil12"), "{problem}");
+fn all_foreign_imports_are_named_up_to_a_hundred() {
+    let problem = |count: usize| {
+        let imports: String = (0..count).map(|k| format!(r#"(import "evil{k}" (func))"#)).collect();
+        refusal(&component(&format!("(component {imports})")))
+    };
+    let all = problem(100);
+    assert!((0..100).all(|k| all.contains(&format!("`evil{k}`"))) && !all.contains("more"), "{all}");
+    let most = problem(101);
+    assert!(most.contains("`evil99` and 1 more,") && !most.contains("evil100"), "{most}");
+}
+
+#[test]
+fn imports_are_refused_before_anything_is_compiled() {
+    // The module cannot be compiled, and nobody tries.
+    let text = r#"(component (import "evil" (func)) (core module (func (result i32))))"#;
+    assert!(refusal(&component(text)).contains("`evil`"));
+    assert!(refusal(&component(&text.replace(r#"(import "evil" (func))"#, ""))).contains("cannot be compiled"));
+}
+
+#[test]
+fn a_component_may_have_so_many_bytes_and_not_one_more() {
+    let bytes = component("(component)");
+    let load = |component_bytes| {
+        let limits = Limits { component_bytes, ..Limits::default() };
+        let engine = Engine::new(&EngineOptions { limits, ..EngineOptions::default() });
+        engine.unwrap_or_else(|error| panic!("no engine: {error}")).load(&bytes)
+    };
+    assert!(matches!(load(bytes.len() as u64), Err(HostError::Refused { .. })), "it is no architecture, but read");
+    assert!(matches!(load(bytes.len() as u64 - 1), Err(HostError::Limit { limit: "component_bytes", .. })));
 }
 
 #[test]

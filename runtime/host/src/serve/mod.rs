@@ -17,7 +17,7 @@ use kilnbox_tensor::{Device, Misuse, Tensor};
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{ResourceLimiter, Result};
 
-use crate::error::{HostPanic, LimitReached, TimeIsUp};
+use crate::error::{HostPanic, LimitReached, TimeIsUp, panic_message};
 use crate::limits::Limits;
 use crate::service::report::Reporter;
 
@@ -107,12 +107,7 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
         if panic.is::<Stopped>() {
             return Err(TimeIsUp.into());
         }
-        let message = panic
-            .downcast_ref::<&str>()
-            .map(|text| (*text).to_owned())
-            .or_else(|| panic.downcast_ref::<String>().cloned())
-            .unwrap_or_else(|| "a panic without a message".to_owned());
-        Err(HostPanic(message).into())
+        Err(HostPanic(panic_message(&*panic)).into())
     })
 }
 
