@@ -1,0 +1,3 @@
+//! Hostile components, options, data and checkpoints: attacks 31 to 50.
+
+attacks! {}

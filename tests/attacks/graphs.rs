@@ -1,0 +1,3 @@
+//! wasi-nn, which is not offered yet: attacks 51 to 53.
+
+attacks! {}
