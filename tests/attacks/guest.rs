@@ -5,10 +5,10 @@ use std::fmt::Write;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::thread;
 
-use kilnbox_data::DatasetInfo;
+use kilnbox_data::{Dataset, DatasetInfo, DatasetSource, SystemsSource};
 use kilnbox_host::{Checkpoint, Component, Engine, EngineOptions, HostError, Level, Limits, Metric, Observer};
 use kilnbox_host::{Session, SessionOptions};
-use kilnbox_tensor::Device;
+use kilnbox_tensor::{DType, Device};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::abi::{AbiVariant, WasmSignature, WasmType};
 use wit_parser::{
@@ -75,14 +75,35 @@ pub fn component(fields: &str) -> Fallible<Vec<u8>> {
     Ok(ComponentEncoder::default().validate(true).module(&bytes)?.encode()?)
 }
 
-/// An architecture whose `describe` does this, with some local variables: `$a` to `$f` and `$i`, all `i32`; then it answers.
+/// An architecture whose `describe` does this (locals first), then answers.
 pub fn describing(body: &str, fields: &str) -> Fallible<Vec<u8>> {
     component(&format!(
         r#"{fields}
         (func (export "kilnbox:architecture/about@0.1.0#describe") (result i32)
-            (local $a i32) (local $b i32) (local $c i32) (local $d i32) (local $e i32) (local $f i32) (local $i i32)
             {body}
             (i32.const 0xc000))"#
+    ))
+}
+
+/// What a guest has that makes models and trainers without a question: their handles mean nothing.
+pub const MODELS: &str = r#"
+    (func (export "kilnbox:architecture/model@0.1.0#[static]model.new")
+        (param i32 i32 i32 i32 i32 i32 i32 i32 i32 i32 i32) (result i32)
+        (i32.store (i32.const 0xc104) (call $model.model.new (i32.const 1)))
+        (i32.const 0xc100))
+    (func (export "kilnbox:architecture/trainer@0.1.0#[static]trainer.new") (param i32 i32) (result i32)
+        (i32.store (i32.const 0xc114) (call $trainer.trainer.new (i32.const 1)))
+        (i32.const 0xc110))"#;
+
+/// An architecture whose `train` does this (locals first), then returns. `$datasets` points at the handles of the training sets, `$folder` takes checkpoints.
+pub fn training(body: &str, fields: &str) -> Fallible<Vec<u8>> {
+    component(&format!(
+        r#"{fields} {MODELS}
+        (func (export "kilnbox:architecture/trainer@0.1.0#[method]trainer.train")
+            (param $trainer i32) (param $model i32) (param $dtype i32) (param i32 i32) (param $datasets i32)
+            (param i32 i32 i32) (param $folder i32) (result i32)
+            {body}
+            (i32.const 0xc120))"#
     ))
 }
 
@@ -245,6 +266,24 @@ pub fn info() -> DatasetInfo {
 /// Asks the guest to describe itself.
 pub fn describe(component: &[u8], limits: Limits) -> Fallible<Ending> {
     attempt(component, limits, |session| session.about()).map(|(ending, _)| ending)
+}
+
+/// Lets the guest train on these sets.
+pub fn train(component: &[u8], limits: Limits, sets: Vec<Dataset>) -> Fallible<(Ending, Record)> {
+    attempt(component, limits, |session| {
+        let model = session.new_model("{}", &info(), DType::Float32)?;
+        let trainer = session.new_trainer("{}")?;
+        session.train(&trainer, &model, DType::Float32, &["cpu".to_owned()], sets, vec![])
+    })
+}
+
+/// The structures of a text in extended XYZ, without targets.
+pub fn structures(text: &str) -> Fallible<Dataset> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("structures.xyz");
+    std::fs::write(&path, text)?;
+    let systems = SystemsSource { read_from: path, reader: None, length_unit: "angstrom".into() };
+    Ok(Dataset::read(&DatasetSource { systems, targets: vec![], extra_data: vec![] })?)
 }
 
 /// Loads the component, starts a session within these limits, and does `act` with it; then sees that an honest guest still runs on the same thread.

@@ -9,6 +9,7 @@
 #[macro_use]
 mod table;
 mod guest;
+mod script;
 
 mod arguments;
 mod execution;
