@@ -109,7 +109,7 @@ attacks! {
                 let (shape, values) = (s.sizes(&[1]), s.list([[0; 8]]));
                 s.try_call("tensor.from-float64", &[&shape, &values, INT64]);
             }),
-            ("invalid", &|s| {
+            ("unexpected discriminant: 5", &|s| {
                 let shape = s.sizes(&[1]);
                 s.try_call("tensor.full", &[&shape, &float(0.0), &int(5)]);
             }),
@@ -314,7 +314,7 @@ attacks! {
                 let (a, shape) = (s.ones(&[2, 3]), s.sizes(&[MOST, MOST]));
                 s.try_call("shape.reshape", &[&a, &shape]);
             }),
-            ("does not stretch", &|s| {
+            ("do not broadcast", &|s| {
                 let (a, shape) = (s.ones(&[2, 3]), s.sizes(&[2]));
                 s.try_call("shape.broadcast-to", &[&a, &shape]);
             }),

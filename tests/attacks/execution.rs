@@ -238,8 +238,8 @@ attacks! {
             answering("(i32.const 0x110000)", "out of bounds")?,
             answering("(i32.const 0xc001)", "not aligned")?,
             answering(&format!("{} {} {zeros}", field(0, "64"), field(4, "-1")), "out of bounds")?,
-            answering(&format!("{} {} {zeros}", field(40, "64"), field(44, "1")), "invalid")?,
-            answering(&format!("{} {zeros}", field(48, "3")), "invalid")?,
+            answering(&format!("{} {} {zeros}", field(40, "64"), field(44, "1")), "unexpected discriminant")?,
+            answering(&format!("{} {zeros}", field(48, "3")), "unexpected discriminant")?,
             answering(&format!("{one_author} (i32.store (i32.const 0x8004) (i32.const 7)) {zeros}"), "utf-8")?,
             answering(&format!("{one_author} (i32.store (i32.const 0x8004) (i32.const -1)) {zeros}"), "out of bounds")?,
         ]

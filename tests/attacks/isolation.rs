@@ -116,14 +116,14 @@ attacks! {
         let guest = training(
             "(local $i i32)
             (loop $again
-                (call $data.dataset.batches (i32.load (local.get $datasets)) (i32.const 64) (i32.const 1)
+                (call $data.dataset.batches (i32.load (local.get $datasets)) (i32.const 64) (i32.const 8)
                     (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0)
                     (i32.const 0xb000))
                 (local.set $i (i32.add (local.get $i) (i32.const 1)))
                 (br_if $again (i32.lt_u (local.get $i) (i32.const 2000))))
             (call $report.log (i32.const 1) (i32.const 0) (i32.const 0))",
-            // One batch with the first system.
-            r#"(data (i32.const 64) "\48\00\00\00\01\00\00\00\00\00\00\00")"#,
+            // Eight batches, each with the first system.
+            &format!(r#"(data (i32.const 64) "{}")"#, r"\80\00\00\00\01\00\00\00".repeat(8)),
         )?;
         let threads = || -> Fallible<usize> { Ok(fs::read_dir("/proc/self/task")?.count()) };
         let set = structures(ATOM)?;
@@ -179,13 +179,11 @@ attacks! {
     }
 
     "64" neighbours_count_as_tensors:
-    "a neighbour list with a million pairs for each atom" => Limit("tensor_bytes"), says [], {
+    "a neighbour list with 400,000 pairs for each atom" => Limit("tensor_bytes"), says [], {
         let guest = in_a_batch(
-            "(f64.store (i32.const 0xb100) (f64.const 62))
-            (i32.store16 (i32.const 0xb108) (i32.const 1))
-            (call $data.systems.neighbors (local.get $systems) (f64.const 62) (i32.const 1) (i32.const 0) (i32.const 0xb000))",
+            "(call $data.systems.neighbors (local.get $systems) (f64.const 45) (i32.const 1) (i32.const 0) (i32.const 0xb000))",
         )?;
-        train(&guest, Limits { tensor_bytes: 16 << 20, ..small() }, vec![structures(CRYSTAL)?])?.0
+        train(&guest, Limits { tensor_bytes: 8 << 20, ..small() }, vec![structures(CRYSTAL)?])?.0
     }
 
     "65" cutoffs_that_make_no_sense_are_refused:
