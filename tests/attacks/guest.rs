@@ -3,11 +3,10 @@
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::thread;
 
 use kilnbox_data::{Dataset, DatasetInfo, DatasetSource, SystemsSource};
 use kilnbox_host::{Checkpoint, Component, Engine, EngineOptions, HostError, Level, Limits, Metric, Observer};
-use kilnbox_host::{Session, SessionOptions};
+use kilnbox_host::{Session, SessionOptions, on_own_thread};
 use kilnbox_tensor::{DType, Device};
 use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
 use wit_parser::abi::{AbiVariant, WasmSignature, WasmType};
@@ -18,8 +17,6 @@ use wit_parser::{
 
 use crate::table::{Ending, Fallible};
 
-/// The stack of a thread that sessions run on, as the host's own workers have.
-const THREAD_STACK: usize = 64 << 20;
 /// Core functions have the names that `wit-bindgen` gives them.
 const MANGLING: ManglingAndAbi = ManglingAndAbi::Legacy(LiftLowerAbi::Sync);
 
@@ -252,8 +249,8 @@ pub fn small() -> Limits {
         guest_memory_bytes: 16 << 20,
         tensor_bytes: 64 << 20,
         handles: 10_000,
-        seconds_per_call: Some(20.0),
-        seconds_per_training: Some(20.0),
+        seconds_per_call: 20.0,
+        seconds_per_run: 20.0,
         ..Limits::default()
     }
 }
@@ -292,33 +289,31 @@ pub fn attempt<T>(
     limits: Limits,
     act: impl FnOnce(&mut Session) -> Result<T, HostError> + Send,
 ) -> Fallible<(Ending, Record)> {
-    on_a_thread(|| {
+    on_own_thread(|| {
         let recorder = Recorder::default();
-        let outcome = load(component).and_then(|component| {
-            let mut session = start(&component, limits, recorder.clone())?;
-            act(&mut session).map(drop)
+        let outcome = load(component, &limits).and_then(|component| {
+            let mut session = start(&component, limits.clone(), recorder.clone())?;
+            let outcome = act(&mut session).map(drop);
+            match (&outcome, session.tensor_bytes()) {
+                (Err(HostError::Trapped { .. } | HostError::Limit { .. }), held @ 1..) => {
+                    Err(HostError::Bug(format!("{held} bytes of tensors are left")))
+                }
+                _ => outcome,
+            }
         });
         let ending = Ending::of(outcome)?;
         honest()?;
         let record = recorder.0.lock().map_err(|error| error.to_string())?.clone();
         Ok((ending, record))
-    })
+    })?
 }
 
-/// Runs `work` on a thread as sessions need it.
-pub fn on_a_thread<T: Send>(work: impl FnOnce() -> Fallible<T> + Send) -> Fallible<T> {
-    thread::scope(|scope| {
-        let thread = thread::Builder::new().stack_size(THREAD_STACK).spawn_scoped(scope, work)?;
-        thread.join().map_err(|_| "the thread of the session panicked")?
-    })
-}
-
-fn load(component: &[u8]) -> Result<Component, HostError> {
-    Engine::new(&EngineOptions::default())?.load(component)
+fn load(component: &[u8], limits: &Limits) -> Result<Component, HostError> {
+    Engine::new(&EngineOptions { limits: limits.clone(), ..EngineOptions::default() })?.load(component)
 }
 
 fn start(component: &Component, limits: Limits, recorder: Recorder) -> Result<Session, HostError> {
-    let options = SessionOptions { device: Device::cpu(), seed: 0, limits };
+    let options = SessionOptions { device: Device::cpu(), seed: 0, limits, on_overrun: None };
     Session::start(component, options, Box::new(recorder))
 }
 
@@ -329,7 +324,7 @@ fn honest() -> Fallible {
         Some(component) => component.clone(),
         None => {
             let bytes = component(include_str!("guests/honest.wat"))?;
-            HONEST.get_or_init(|| load(&bytes).unwrap_or_else(|error| panic!("{error}"))).clone()
+            HONEST.get_or_init(|| load(&bytes, &small()).unwrap_or_else(|error| panic!("{error}"))).clone()
         }
     };
     let about = start(&component, small(), Recorder::default())?.about()?;

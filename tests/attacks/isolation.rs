@@ -6,11 +6,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use kilnbox_host::{Engine, EngineOptions, HostError, Limits, Session, SessionOptions};
+use kilnbox_host::{Engine, EngineOptions, HostError, Limits, Session, SessionOptions, on_own_thread};
 use kilnbox_tensor::{DType, Device};
 use kilnbox_tests::{Nobody, Training, repository};
 
-use crate::guest::{describe, describing, on_a_thread, small, structures, train, training};
+use crate::guest::{describe, describing, small, structures, train, training};
 use crate::script::{FLOAT32, INT64, RESULT, Script, int};
 use crate::table::Outcome::{Harmless, Limit, Trapped};
 use crate::table::{Ending, Fallible};
@@ -21,10 +21,10 @@ attacks! {
     => Harmless, says [], {
         let alone = soap_bpnn(&[])??;
         let hostile = [
-            (describing("(loop $for-ever (br $for-ever))", "")?, Limits { seconds_per_call: Some(0.1), ..small() }),
+            (describing("(loop $for-ever (br $for-ever))", "")?, Limits { seconds_per_call: 0.1, ..small() }),
             (filling_memory()?, Limits { tensor_bytes: 16 << 20, ..small() }),
             (out_of_range()?, small()),
-            (long_kernel()?, Limits { seconds_per_call: Some(0.2), ..small() }),
+            (long_kernel()?, Limits { seconds_per_call: 0.2, ..small() }),
         ];
         let done = AtomicBool::new(false);
         let beside = thread::scope(|scope| {
@@ -127,30 +127,28 @@ attacks! {
         )?;
         let threads = || -> Fallible<usize> { Ok(fs::read_dir("/proc/self/task")?.count()) };
         let set = structures(ATOM)?;
-        let most = on_a_thread(|| {
-            let done = AtomicBool::new(false);
-            thread::scope(|scope| {
-                let watcher = scope.spawn(|| {
-                    let mut most = 0;
-                    while !done.load(Ordering::Relaxed) {
-                        most = most.max(threads().unwrap_or_default());
-                    }
-                    most
-                });
-                let ended = train(&guest, small(), vec![set]);
-                done.store(true, Ordering::Relaxed);
-                let most = watcher.join().map_err(|_| "the watcher panicked")?;
-                ended.map(|(ending, _)| (ending, most))
-            })
+        let done = AtomicBool::new(false);
+        let (ending, most) = thread::scope(|scope| {
+            let watcher = scope.spawn(|| {
+                let mut most = 0;
+                while !done.load(Ordering::Relaxed) {
+                    most = most.max(threads().unwrap_or_default());
+                }
+                most
+            });
+            let ended = train(&guest, small(), vec![set]);
+            done.store(true, Ordering::Relaxed);
+            let most = watcher.join().map_err(|_| "the watcher panicked")?;
+            ended.map(|(ending, _)| (ending, most))
         })?;
-        let (ending, most) = most;
         // Other tests have threads as well, but no more than a few each.
         assert!(most < 300, "{most} threads");
         ending
     }
 
     "63" batches_are_no_larger_than_their_set:
-    "a batch that has the first system a million times, a million neighbour lists" => Harmless, says [], {
+    "a batch that has one system of 1,000 atoms a million times, or a million neighbour lists" => Harmless, says [], {
+        let large = format!("1000\n\n{}", "H 0 0 0\n".repeat(1000));
         let refused = |arguments: &str| -> Fallible<Ending> {
             let guest = training(
                 &format!(
@@ -170,7 +168,7 @@ attacks! {
                         (local.set $i (i32.add (local.get $i) (i32.const 1)))
                         (br_if $again (i32.lt_u (local.get $i) (i32.const 1000000)))))"#,
             )?;
-            Ok(train(&guest, Limits { guest_memory_bytes: 32 << 20, ..small() }, vec![structures(ATOM)?])?.0)
+            Ok(train(&guest, Limits { guest_memory_bytes: 32 << 20, ..small() }, vec![structures(&large)?])?.0)
         };
         vec![
             refused("(i32.const 64) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 0)")?,
@@ -251,10 +249,11 @@ fn soap_bpnn(overrides: &[&str]) -> Fallible<Result<Vec<(String, Vec<u64>)>, Hos
     all.extend(overrides.iter().map(|&text| text.to_owned()));
     let options = repository().join("fixtures/ethanol/options.yaml");
     let data = Training::read(&options, &all, 0).map_err(|error| error.to_string())?;
-    on_a_thread(|| {
+    on_own_thread(|| {
         let component = Engine::new(&EngineOptions::default())?.load(&data.component)?;
         Ok((|| {
-            let options = SessionOptions { device: Device::cpu(), seed: 0, limits: Limits::default() };
+            let options =
+                SessionOptions { device: Device::cpu(), seed: 0, limits: Limits::default(), on_overrun: None };
             let mut session = Session::start(&component, options, Box::new(Nobody))?;
             let model = session.new_model(&data.hypers["model"].to_string(), &data.info, DType::Float32)?;
             let trainer = session.new_trainer(&data.hypers["training"].to_string())?;
@@ -272,7 +271,7 @@ fn soap_bpnn(overrides: &[&str]) -> Fallible<Result<Vec<(String, Vec<u64>)>, Hos
             });
             bits.collect()
         })())
-    })
+    })?
 }
 
 /// How a training ends whose steps are far too long.

@@ -16,6 +16,7 @@ mod execution;
 mod files;
 mod graphs;
 mod isolation;
+mod program;
 
 use std::collections::BTreeSet;
 
@@ -28,7 +29,8 @@ const DOCUMENT: &str = "docs/security.md";
 
 /// All attacks, in the order of the table.
 fn attacks() -> Vec<&'static Attack> {
-    let modules = [execution::ATTACKS, arguments::ATTACKS, files::ATTACKS, graphs::ATTACKS, isolation::ATTACKS];
+    let modules =
+        [execution::ATTACKS, arguments::ATTACKS, files::ATTACKS, graphs::ATTACKS, isolation::ATTACKS, program::ATTACKS];
     let mut attacks: Vec<&Attack> = modules.into_iter().flatten().collect();
     attacks.sort_by_key(|attack| attack.key());
     attacks

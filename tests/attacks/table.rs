@@ -3,32 +3,9 @@
 use std::error::Error;
 use std::fmt::Write;
 
-use kilnbox_host::HostError;
+use kilnbox_host::{HostError, LIMITS};
 
 pub type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
-
-/// The limits that an attack can meet, as the program names them.
-const LIMITS: [&str; 19] = [
-    "component_bytes",
-    "compile_seconds",
-    "compile_memory_bytes",
-    "guest_memory_bytes",
-    "table_entries",
-    "instances",
-    "stack_bytes",
-    "handles",
-    "tensor_bytes",
-    "operation_cost",
-    "call_bytes",
-    "seconds_per_call",
-    "seconds_per_run",
-    "log_lines",
-    "log_bytes_per_second",
-    "metrics",
-    "checkpoints",
-    "checkpoint_bytes",
-    "disk_bytes",
-];
 
 /// How an attack ends for the user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -88,7 +65,7 @@ impl Ending {
             HostError::Refused { .. } => Outcome::Refused,
             HostError::Architecture { .. } => Outcome::ArchitectureError,
             HostError::Trapped { .. } => Outcome::Trapped,
-            HostError::Limit { .. } | HostError::Deadline { .. } => Outcome::Limit(ANY_LIMIT),
+            HostError::Limit { limit, .. } => Outcome::Limit(limit),
             HostError::Data(_) => Outcome::InputError,
             HostError::Bug(_) => return Err(error.to_string().into()),
         };
@@ -104,7 +81,10 @@ impl Ending {
             Some(1) if message.contains("the architecture") => Outcome::ArchitectureError,
             Some(1) => Outcome::InputError,
             Some(3) => Outcome::Trapped,
-            Some(4) => Outcome::Limit(LIMITS.into_iter().find(|limit| message.contains(limit)).unwrap_or(ANY_LIMIT)),
+            Some(4) => {
+                let named = LIMITS.iter().find(|limit| message.contains(&format!("the limit `{}`", limit.name)));
+                Outcome::Limit(named.ok_or_else(|| format!("no limit is named: {message}"))?.name)
+            }
             code => return Err(format!("the program ended with {code:?}: {message}").into()),
         };
         Ok(Self { outcome, message })
@@ -118,9 +98,6 @@ impl Ending {
         }
     }
 }
-
-/// Limits have no names yet.
-const ANY_LIMIT: &str = "";
 
 /// The endings of an attack in all its variants, which end alike.
 pub struct Endings(Vec<Ending>);
@@ -168,11 +145,8 @@ pub fn hold(attacks: &[Attack], name: &str) {
     let Endings(endings) = (attack.attempt)().unwrap_or_else(|error| panic!("attack {}: {error}", attack.number));
     assert!(!endings.is_empty(), "attack {} was not tried", attack.number);
     for ending in endings {
-        let agrees = match (ending.outcome, attack.expected) {
-            (Outcome::Limit(ANY_LIMIT), Outcome::Limit(_)) => true,
-            (found, expected) => found == expected,
-        };
-        assert!(agrees, "attack {} should have ended with {:?}: {ending:?}", attack.number, attack.expected);
+        let Attack { number, expected, .. } = attack;
+        assert!(ending.outcome == *expected, "attack {number} should have ended with {expected:?}: {ending:?}");
         assert!(!ending.message.contains("internal error"), "attack {}: {ending:?}", attack.number);
         for words in attack.words {
             assert!(ending.message.contains(words), "attack {}: `{words}` is not in: {ending:?}", attack.number);
@@ -227,7 +201,11 @@ fn table(attacks: &[&Attack]) -> String {
     for attack in attacks {
         let limit = match attack.expected {
             Outcome::Limit(name) => {
-                assert!(LIMITS.contains(&name), "attack {}: no limit is called `{name}`", attack.number);
+                assert!(
+                    LIMITS.iter().any(|limit| limit.name == name),
+                    "attack {}: no limit is called `{name}`",
+                    attack.number
+                );
                 format!("`{name}`")
             }
             _ => String::new(),
