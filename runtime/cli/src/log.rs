@@ -1,5 +1,6 @@
 //! What the user sees while a run goes on: `train.log`, `train.csv`, and the terminal.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
@@ -74,6 +75,8 @@ impl Log {
         if level == Level::Debug && !sinks.shows_debug {
             return;
         }
+        // Further lines of a message stand apart, so that they cannot pass for messages of their own.
+        let message = message.replace('\n', "\n    ");
         let line = format!("[{}][{word}] - {message}", Zoned::now().strftime("%Y-%m-%d %H:%M:%S"));
         if let Some(file) = &mut sinks.file {
             // A full disk must not end a run whose results can still be shown.
@@ -96,7 +99,7 @@ impl Log {
             ProgressBar::with_draw_target(None, target).with_style(style.with_key("rate", write_rate))
         });
         bar.set_length(u64::from(epochs) * u64::from(total));
-        bar.set_message(format!("{}/{epochs}", epoch + 1));
+        bar.set_message(format!("{}/{epochs}", u64::from(epoch) + 1));
         bar.set_position(u64::from(epoch) * u64::from(total) + u64::from(done));
     }
 
@@ -202,8 +205,8 @@ impl EpochTable {
                 .collect();
             let names = self.columns.iter().map(|column| column.name.as_str());
             let units = self.columns.iter().map(|column| column.unit.as_str());
-            let header = row(["Epoch", "learning rate"].into_iter().chain(names));
-            let units = row(["", ""].into_iter().chain(units));
+            let header = row(["Epoch", "learning rate"].into_iter().chain(names).map(no_formula));
+            let units = row(["", ""].into_iter().chain(units).map(no_formula));
             self.write(&format!("{header}\n{units}"));
         }
         let value = |column: &Column| {
@@ -230,12 +233,17 @@ impl EpochTable {
     }
 }
 
+/// Text of an architecture that a spreadsheet would compute, with a mark that keeps it text.
+fn no_formula(cell: &str) -> Cow<'_, str> {
+    if cell.starts_with(['=', '+', '-', '@']) { Cow::Owned(format!("'{cell}")) } else { Cow::Borrowed(cell) }
+}
+
 /// Cells of a table, quoted where they hold a comma or a quote.
-fn row<'a>(cells: impl Iterator<Item = &'a str>) -> String {
-    let quote = |cell: &str| {
-        if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.to_owned() }
+fn row<'a>(cells: impl Iterator<Item = impl Into<Cow<'a, str>>>) -> String {
+    let quote = |cell: Cow<'_, str>| {
+        if cell.contains([',', '"', '\n']) { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.into_owned() }
     };
-    cells.map(quote).collect::<Vec<_>>().join(",")
+    cells.map(Into::into).map(quote).collect::<Vec<_>>().join(",")
 }
 
 /// The rate of a progress bar, with as many digits as one can read while it runs.
@@ -297,6 +305,29 @@ mod tests {
             std::fs::read_to_string(&path).unwrap(),
             "Epoch,learning rate,training loss,training energy RMSE (per atom)\n,,,eV\n   0,1.000e-03,1.200e+01,0.50000\n   5,5.000e-04,,0.25000\n"
         );
+    }
+
+    #[test]
+    fn names_of_metrics_are_no_formulas() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.csv");
+        let metric = Metric { set: "=1+1".into(), name: "a, \"b\"".into(), unit: "@SUM(A1)".into(), value: -1.0 };
+        EpochTable::create(&path).unwrap().add(0, -1e-3, &[metric]);
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "Epoch,learning rate,\"'=1+1 a, \"\"b\"\"\"\n,,'@SUM(A1)\n   0,-1.000e-03,-1.0000\n"
+        );
+    }
+
+    #[test]
+    fn a_message_of_several_lines_is_one_message() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.log");
+        let log = Log::to_terminal(false);
+        log.keep_in(&path).unwrap();
+        log.info("first\n[2026-01-01 00:00:00][INFO] - forged");
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert!(text.ends_with("- first\n    [2026-01-01 00:00:00][INFO] - forged\n"), "{text}");
     }
 
     #[test]
