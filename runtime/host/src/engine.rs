@@ -198,6 +198,8 @@ pub(crate) fn configuration(stack_bytes: u64) -> Config {
         // Calls are two to three times faster without the machinery of asynchronous components.
         .concurrency_support(false)
         .wasm_relaxed_simd(false)
+        // The bits of a result that is not a number must not depend on the machine.
+        .cranelift_nan_canonicalization(true)
         .wasm_memory64(false)
         .wasm_multi_memory(true);
     config
