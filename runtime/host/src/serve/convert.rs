@@ -142,9 +142,12 @@ impl From<errors::ArchitectureError> for HostError {
     }
 }
 
+/// The most people, works, devices and so on that an architecture's description may name; the user is shown each.
+const MOST_NAMED: usize = 100;
+
 impl From<about::About> for About {
     fn from(about: about::About) -> Self {
-        let clean = |texts: Vec<String>| texts.iter().map(|text| printable(text)).collect();
+        let clean = |texts: Vec<String>| texts.iter().take(MOST_NAMED).map(|text| printable(text)).collect();
         Self {
             authors: clean(about.authors),
             maintainers: clean(about.maintainers),
@@ -153,7 +156,7 @@ impl From<about::About> for About {
                 implementation: clean(about.references.implementation),
             },
             supported_devices: clean(about.supported_devices),
-            supported_dtypes: about.supported_dtypes.into_iter().map(Into::into).collect(),
+            supported_dtypes: about.supported_dtypes.into_iter().take(MOST_NAMED).map(Into::into).collect(),
             equivariance: match about.equivariance {
                 about::Equivariance::Translations => Equivariance::Translations,
                 about::Equivariance::Rotations => Equivariance::Rotations,
