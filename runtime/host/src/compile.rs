@@ -15,7 +15,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::engine::configuration;
+use crate::engine::{Settings, configuration};
 use crate::error::{HostError, panic_message, printable};
 use crate::limits::Limits;
 
@@ -81,18 +81,19 @@ mod answer {
 struct Order {
     memory_bytes: u64,
     seconds: f64,
-    /// A setting of the engine, which the child's must be like.
-    stack_bytes: u64,
+    /// The settings of the engine, which the child's must be like.
+    settings: Settings,
 }
 
 impl Order {
-    const SIZE: usize = 24;
+    const SIZE: usize = 32;
 
     fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[..8].copy_from_slice(&self.memory_bytes.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.seconds.to_le_bytes());
-        bytes[16..].copy_from_slice(&self.stack_bytes.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.settings.stack_bytes.to_le_bytes());
+        bytes[24..].copy_from_slice(&u64::from(self.settings.has_deadlines).to_le_bytes());
         bytes
     }
 
@@ -104,7 +105,10 @@ impl Order {
         Ok(Self {
             memory_bytes: u64::from_le_bytes(next()?),
             seconds: f64::from_le_bytes(next()?),
-            stack_bytes: u64::from_le_bytes(next()?),
+            settings: Settings {
+                stack_bytes: u64::from_le_bytes(next()?),
+                has_deadlines: u64::from_le_bytes(next()?) != 0,
+            },
         })
     }
 }
@@ -130,7 +134,7 @@ fn compile_in_child(
     let order = Order {
         memory_bytes: limits.compile_memory_bytes,
         seconds: limits.compile_seconds,
-        stack_bytes: limits.stack_bytes,
+        settings: Settings::of(limits),
     };
     let child = Command::new(program)
         .args(arguments)
@@ -261,7 +265,7 @@ fn follow_order(input: &mut impl Read) -> Result<Vec<u8>, (u8, String)> {
         io::ErrorKind::OutOfMemory => (answer::MEMORY, String::new()),
         _ => failure(&error),
     })?;
-    let engine = wasmtime::Engine::new(&configuration(order.stack_bytes)).map_err(|error| failure(&error))?;
+    let engine = wasmtime::Engine::new(&configuration(order.settings)).map_err(|error| failure(&error))?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .stack_size(THREAD_STACK)
@@ -319,9 +323,13 @@ mod tests {
 
     #[test]
     fn an_order_arrives_as_it_was_sent() {
-        let order = Order { memory_bytes: u64::MAX - 1, seconds: 0.125, stack_bytes: 7 };
+        let order = Order {
+            memory_bytes: u64::MAX - 1,
+            seconds: 0.125,
+            settings: Settings { stack_bytes: 7, has_deadlines: true },
+        };
         assert_eq!(Order::read(&mut order.to_bytes().as_slice()).ok(), Some(order));
-        assert!(Order::read(&mut order.to_bytes()[..Order::SIZE - 1].as_ref()).is_err());
+        assert!(Order::read(&mut &order.to_bytes()[..Order::SIZE - 1]).is_err());
     }
 
     /// What a parent makes of a child that does what this script says, whatever was asked of it.

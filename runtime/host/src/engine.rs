@@ -31,7 +31,7 @@ pub struct EngineOptions {
     pub compiled_code_cache: Option<PathBuf>,
     /// Where components are compiled.
     pub compiler: Compiler,
-    /// What a component may take to be compiled.
+    /// What a component may take to be compiled, and what its sessions will have: without any limit on time, guests are compiled without looking at the clock.
     pub limits: Limits,
 }
 
@@ -71,7 +71,7 @@ impl Engine {
     /// # Errors
     /// This machine cannot run wasmtime ([`HostError::Bug`]).
     pub fn new(options: &EngineOptions) -> Result<Self, HostError> {
-        let engine = shared_engine(options.limits.stack_bytes)?;
+        let engine = shared_engine(Settings::of(&options.limits))?;
         let cache = options.compiled_code_cache.as_deref().and_then(CodeCache::open);
         Ok(Self { engine, cache, compiler: options.compiler.clone(), limits: options.limits.clone() })
     }
@@ -171,29 +171,47 @@ fn one_line(name: &str) -> String {
     printable(&shown).replace('\n', "\\n").replace('\t', "\\t") + cut
 }
 
-/// One engine for the process and each size of stack: wasmtime's types must not mix between engines, and compiled code depends on its settings.
-fn shared_engine(stack_bytes: u64) -> Result<wasmtime::Engine, HostError> {
-    static SHARED: Mutex<BTreeMap<u64, wasmtime::Engine>> = Mutex::new(BTreeMap::new());
+/// What compiled code depends on, of what a user may choose.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Settings {
+    pub(crate) stack_bytes: u64,
+    /// Whether the guest looks at the clock as it runs: there is no other way to end its own loops.
+    pub(crate) has_deadlines: bool,
+}
+
+impl Settings {
+    /// Those that keep `limits`: who has no limit on time pays for none.
+    pub(crate) fn of(limits: &Limits) -> Self {
+        let has_deadlines = limits.seconds_per_call.is_finite() || limits.seconds_per_run.is_finite();
+        Self { stack_bytes: limits.stack_bytes, has_deadlines }
+    }
+}
+
+/// One engine for the process and its settings: wasmtime's types must not mix between engines.
+fn shared_engine(settings: Settings) -> Result<wasmtime::Engine, HostError> {
+    static SHARED: Mutex<BTreeMap<Settings, wasmtime::Engine>> = Mutex::new(BTreeMap::new());
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(engine) = shared.get(&stack_bytes) {
+    if let Some(engine) = shared.get(&settings) {
         return Ok(engine.clone());
     }
     let engine =
-        wasmtime::Engine::new(&configuration(stack_bytes)).map_err(|error| HostError::Bug(format!("{error:#}")))?;
-    start_ticking(engine.clone());
-    shared.insert(stack_bytes, engine.clone());
+        wasmtime::Engine::new(&configuration(settings)).map_err(|error| HostError::Bug(format!("{error:#}")))?;
+    if settings.has_deadlines {
+        start_ticking(engine.clone());
+    }
+    shared.insert(settings, engine.clone());
     Ok(engine)
 }
 
 /// The settings that all compiled code depends on; they stand in one place because cached code is only right for one set of them.
-pub(crate) fn configuration(stack_bytes: u64) -> Config {
+pub(crate) fn configuration(settings: Settings) -> Config {
     let mut config = Config::new();
     config
         // Guests come from optimising compilers, and what takes time runs in the host: optimising once more makes an epoch no faster, and
         // the first start a quarter slower.
         .cranelift_opt_level(OptLevel::None)
-        .epoch_interruption(true)
-        .max_wasm_stack(usize::try_from(stack_bytes).unwrap_or(usize::MAX))
+        .epoch_interruption(settings.has_deadlines)
+        .max_wasm_stack(usize::try_from(settings.stack_bytes).unwrap_or(usize::MAX))
         .wasm_component_model(true)
         // Calls are two to three times faster without the machinery of asynchronous components.
         .concurrency_support(false)
