@@ -394,6 +394,15 @@ attacks! {
                 let (a, weight) = (s.ones(&[LONG, 1]), s.ones(&[1, LONG]));
                 s.try_call("neural.linear", &[&a, &weight, &int(0), &int(0)]);
             }),
+            // Results are small, but there are four billion segments.
+            ("segment.contract-left", &|s| {
+                let (left, blocks, segments) = (s.ones(&[1, 0]), s.ones(&[MOST, 0, 5]), s.indices(&[0]));
+                s.try_call("segment.contract-left", &[&left, &blocks, &segments]);
+            }),
+            ("neural.attention", &|s| {
+                let (a, bias, segments) = (s.ones(&[1, 4]), s.ones(&[1]), s.indices(&[0]));
+                s.try_call("neural.attention", &[&a, &a, &a, &bias, &segments, &int(MOST), &int(1), &float(1.0)]);
+            }),
             ("reduce.sum", &|s| {
                 let (a, axes) = (s.ones(&[MOST, 0]), s.sizes(&[1]));
                 s.try_call("reduce.sum", &[&a, &axes, &int(0)]);
@@ -401,7 +410,7 @@ attacks! {
             ("tensor.arange", &|s| s.try_call("tensor.arange", &[&int(MOST)])),
         ])?;
         // A second for each, on a busy machine: nothing of that size was computed.
-        assert!(start.elapsed().as_secs() < 14, "{:?}", start.elapsed());
+        assert!(start.elapsed().as_secs() < 16, "{:?}", start.elapsed());
         found
     }
 
@@ -616,6 +625,75 @@ attacks! {
         }
         ending
     }
+
+    "69" numbers_that_are_none_break_nothing:
+    "infinities and NaN in every operation that counts, sorts or looks up" => Harmless, says [], {
+        let mut script = Script::default();
+        for value in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY, 1e300, 5e-324] {
+            for dtype in [FLOAT32, FLOAT64] {
+                let (a, row) = (script.full(&[3, 3], value, dtype), script.full(&[3], value, dtype));
+                let places = script.indices(&[0, 1, 1]);
+                script.run("linalg.solve", &[&a, &a, RESULT]);
+                script.try_call("linalg.matmul", &[&a, &a]);
+                script.try_call("spherical.solid-harmonics", &[&a, &int(16)]);
+                let coefficients = script.full(&[7, 3, 2], value, dtype);
+                for [lower, upper] in [[0.0, 5e-324], [-1e300, 1e300], [f64::MIN, f64::MAX]] {
+                    let (lower, upper) = (float(lower), float(upper));
+                    script.try_call("spherical.piecewise-polynomial", &[&row, &coefficients, &lower, &upper]);
+                }
+                script.try_call("neural.softmax", &[&a, &int(0)]);
+                script.try_call("neural.layer-norm", &[&a, &float(0.0)]);
+                script.try_call("neural.attention", &[&a, &a, &a, &row, &places, &int(2), &int(3), &float(1e300)]);
+                script.try_call("reduce.maximum", &[&a, &int(0), &int(0)]);
+                script.try_call("elementwise.power-scalar", &[&a, &float(f64::NAN)]);
+                script.try_call("elementwise.clamp", &[&a, &float(f64::NEG_INFINITY), &float(f64::INFINITY)]);
+                let whole = script.call("tensor.cast", &[&a, INT64]);
+                script.try_call("elementwise.multiply", &[&whole, &whole]);
+                script.try_call("elementwise.negative", &[&whole]);
+                script.try_call("elementwise.absolute", &[&a]);
+            }
+        }
+        script.ending(small())?
+    }
+
+    "70" tables_kept_for_gradients_are_counted:
+    "a history whose tensors are small and whose tables of segments, or lists of operands, are large" => Limit("tensor_bytes"), says [], {
+        // Each keeps sixteen megabytes, or eight, forty times.
+        let limits = Limits { tensor_bytes: 256 << 20, guest_memory_bytes: 64 << 20, ..small() };
+        let segments = repeated(
+            "(call $neural.attention (local.get $a) (local.get $a) (local.get $a) (local.get $bias) (local.get $places)
+                (i32.const 1000000) (i32.const 1) (f64.const 1))",
+        )?;
+        let operands = repeated("(call $shape.concatenate (i32.const 0x100000) (i32.const 1000000) (i32.const 0))")?;
+        vec![
+            describe(&segments, limits.clone())?.saying(&["neural.attention"])?,
+            describe(&operands, limits)?.saying(&["shape.concatenate"])?,
+        ]
+    }
+
+    "71" overlapping_slices_end_at_the_deadline:
+    "gradients through 20,000 slices that overlap" => Limit("seconds_per_call"), says ["0.3 s"], {
+        let guest = describing(
+            "(local $i i32) (local $a i32)
+            (local.set $a (call $autodiff.track (call $tensor.full (i32.const 64) (i32.const 1) (f64.const 1) (i32.const 0))))
+            (loop $again
+                (i32.store (i32.add (i32.const 0x20000) (i32.mul (local.get $i) (i32.const 4)))
+                    (call $shape.slice (local.get $a) (i32.const 0) (i32.const 0) (i32.const 1000)))
+                (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                (br_if $again (i32.lt_u (local.get $i) (i32.const 20000))))
+            (i32.store (i32.const 68) (local.get $a))
+            (loop $again
+                (call $autodiff.grad (i32.const 0x20000) (i32.const 20000) (i32.const 68) (i32.const 1)
+                    (i32.const 64) (i32.const 0) (i32.const 0) (i32.const 0xb000))
+                (br $again))",
+            r#"(data (i32.const 64) "\e8\03\00\00")"#,
+        )?;
+        let start = std::time::Instant::now();
+        let limits = Limits { seconds_per_call: 0.3, tensor_bytes: 1 << 30, handles: 1_000_000, ..small() };
+        let ending = describe(&guest, limits)?;
+        assert!(start.elapsed().as_secs_f64() < 0.3 + 1.0 + 1.0, "{:?}", start.elapsed());
+        ending
+    }
 }
 
 /// What reads or writes by index, with two indices into an axis of three.
@@ -723,5 +801,27 @@ fn history(length: usize, gradient: bool) -> Fallible<Vec<u8>> {
             {ask}"
         ),
         "",
+    )
+}
+
+/// A guest that does this operation forty times and keeps the results. `$a` is a tracked `[1, 1]`; a million handles of it are at 0x100000.
+fn repeated(operation: &str) -> Fallible<Vec<u8>> {
+    describing(
+        &format!(
+            "(local $i i32) (local $a i32) (local $bias i32) (local $places i32)
+            (local.set $a (call $autodiff.track (call $tensor.full (i32.const 64) (i32.const 2) (f64.const 1) (i32.const 0))))
+            (local.set $bias (call $tensor.full (i32.const 64) (i32.const 1) (f64.const 1) (i32.const 0)))
+            (local.set $places (call $tensor.full (i32.const 64) (i32.const 1) (f64.const 0) (i32.const 3)))
+            (loop $again
+                (i32.store (i32.add (i32.const 0x100000) (i32.mul (local.get $i) (i32.const 4))) (local.get $a))
+                (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                (br_if $again (i32.lt_u (local.get $i) (i32.const 1000000))))
+            (local.set $i (i32.const 0))
+            (loop $again
+                (drop {operation})
+                (local.set $i (i32.add (local.get $i) (i32.const 1)))
+                (br_if $again (i32.lt_u (local.get $i) (i32.const 40))))"
+        ),
+        r#"(memory (export "memory") 100) (data (i32.const 64) "\01\00\00\00\01\00\00\00")"#,
     )
 }

@@ -4,7 +4,9 @@ use std::time::Instant;
 
 use kilnbox_host::{HostError, Limits};
 
-use crate::guest::{MODELS, attempt, component, describe, describing, info, small, train, training};
+use wit_component::StringEncoding;
+
+use crate::guest::{MODELS, attempt, component, component_with, describe, describing, info, small, train, training};
 use crate::table::Outcome::{ArchitectureError, Harmless, Limit, Refused, Trapped};
 use crate::table::{Ending, Fallible};
 
@@ -275,6 +277,63 @@ attacks! {
             }
         })?;
         ending
+    }
+
+    "72" the_deepest_stack_has_room_for_the_host:
+    "calling the host from the bottom of the deepest stack" => Limit("stack_bytes"), says ["call stack"], {
+        // Each level computes something that takes stack in the host.
+        let guest = describing(
+            "(local $a i32)
+            (local.set $a (call $tensor.full (i32.const 64) (i32.const 2) (f64.const 1) (i32.const 0)))
+            (call $deeper (local.get $a) (i32.const 1))",
+            r#"(data (i32.const 64) "\10\00\00\00\10\00\00\00")
+            (func $deeper (param $a i32) (param $level i32)
+                (if (i32.eqz (i32.and (local.get $level) (i32.const 1023)))
+                    (then
+                        (call $linalg.solve (local.get $a) (local.get $a) (i32.const 0xb000))
+                        (call $tensor.tensor.drop (call $linalg.matmul (local.get $a) (local.get $a)))))
+                (call $deeper (local.get $a) (i32.add (local.get $level) (i32.const 1))))"#,
+        )?;
+        describe(&guest, Limits { stack_bytes: 32 << 20, seconds_per_call: 60.0, ..small() })?
+    }
+
+    "73" text_in_other_encodings_must_be_text:
+    "text in UTF-16 with half a character" => Trapped, says ["utf-16"], {
+        let guest = component_with(
+            r#"(data (i32.const 64) "\00\d8\00\d8")
+            (func (export "kilnbox:architecture/about@0.1.0#describe") (result i32)
+                (i32.store (i32.const 0xc000) (i32.const 0x8000))
+                (i32.store (i32.const 0xc004) (i32.const 1))
+                (i32.store (i32.const 0x8000) (i32.const 64))
+                (i32.store (i32.const 0x8004) (i32.const 2))
+                (i32.const 0xc000))"#,
+            StringEncoding::UTF16,
+        )?;
+        describe(&guest, small())?
+    }
+
+    "74" features_that_nothing_needs_are_off:
+    "shared memory, 64-bit memory, exceptions, garbage collection" => Refused, says ["cannot be compiled"], {
+        let with = |fields: &str| describe(&module_in_a_component(fields)?, small());
+        vec![
+            with("(memory 1 2 shared)")?,
+            with("(memory i64 1)")?,
+            with("(tag)")?,
+            with("(type (struct (field i32)))")?,
+            with("(func (drop (i32x4.relaxed_trunc_f32x4_s (v128.const i32x4 0 0 0 0))))")?,
+        ]
+    }
+
+    "75" the_contract_has_one_meaning:
+    "functions of the contract with other arguments than it says" => Refused, says ["contract"], {
+        let asking = |import: &str| -> Fallible<Ending> {
+            describe(&wat::parse_str(format!("(component {import})"))?, small())
+        };
+        vec![
+            asking(r#"(import "kilnbox:architecture/report@0.1.0" (instance (export "panic" (func (param "message" u32)))))"#)?,
+            asking(r#"(import "kilnbox:architecture/report@0.1.0" (func))"#)?,
+            asking(r#"(import "kilnbox:architecture/report@0.1.0" (instance (export "shell" (func (param "command" string)))))"#)?,
+        ]
     }
 }
 

@@ -47,6 +47,11 @@ const PRELUDE: [(&str, &str); 2] = [
 ///
 /// What `describe` returns is a pointer; at 48 KiB there are zeros, which are a valid if empty answer: `(i32.const 0xc000)`.
 pub fn component(fields: &str) -> Fallible<Vec<u8>> {
+    component_with(fields, StringEncoding::UTF8)
+}
+
+/// The same with text in another encoding.
+pub fn component_with(fields: &str, encoding: StringEncoding) -> Fallible<Vec<u8>> {
     let (resolve, world) = contract()?;
     let mut module = String::from("(module\n");
     let names: HashSet<&str> = fields.split(|character: char| !is_of_a_name(character)).collect();
@@ -68,7 +73,7 @@ pub fn component(fields: &str) -> Fallible<Vec<u8>> {
     }
     module.push(')');
     let mut bytes = wat::parse_str(&module).map_err(|error| format!("{error}\nin {module}"))?;
-    embed_component_metadata(&mut bytes, &resolve, world, StringEncoding::UTF8)?;
+    embed_component_metadata(&mut bytes, &resolve, world, encoding)?;
     Ok(ComponentEncoder::default().validate(true).module(&bytes)?.encode()?)
 }
 

@@ -6,11 +6,14 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
-use kilnbox_host::{Engine, EngineOptions, HostError, Limits, Session, SessionOptions, on_own_thread};
+use kilnbox_data::SampleKind;
+use kilnbox_host::{
+    Engine, EngineOptions, EvaluationRequest, HostError, Limits, ModelOutput, Session, SessionOptions, on_own_thread,
+};
 use kilnbox_tensor::{DType, Device};
 use kilnbox_tests::{Nobody, Training, repository};
 
-use crate::guest::{describe, describing, small, structures, train, training};
+use crate::guest::{MODELS, attempt, component, describe, describing, info, small, structures, train, training};
 use crate::script::{FLOAT32, INT64, RESULT, Script, int};
 use crate::table::Outcome::{Harmless, Limit, Trapped};
 use crate::table::{Ending, Fallible};
@@ -200,7 +203,6 @@ attacks! {
 
     "66" what_is_lent_must_be_given_back:
     "keeping what was lent for one call, or handing the same tensor over twice" => Trapped, says ["handle"], {
-        // The datasets that `train` lends no more than the folder are its own; a model's systems are lent.
         let twice = training(
             "(local $a i32)
             (local.set $a (call $tensor.full (i32.const 64) (i32.const 0) (f64.const 1) (i32.const 0)))
@@ -213,8 +215,71 @@ attacks! {
                 (i32.const 0xb100) (i32.const 2) (i32.const 0xb000))",
             r#"(data (i32.const 65) "ab") (data (i32.const 68) "{}")"#,
         )?;
-        vec![train(&twice, small(), vec![])?.0]
+        vec![train(&twice, small(), vec![])?.0, evaluate("", "")?.saying(&["borrow"])?]
     }
+
+    "76" outputs_must_be_what_was_asked_for:
+    "outputs for other systems than were asked for, of another shape, type or number, with lists of 4 billion labels"
+    => Trapped, says [], {
+        let drop = "(call $data.systems.drop (local.get $systems))";
+        let store = |offset: u32, value: &str| format!("(i32.store (i32.const {}) (i32.const {value}))", MAP + offset);
+        let answering = |change: &str, words: &str| -> Fallible<Ending> {
+            evaluate(&format!("{drop} {change}"), "")?.saying(&[words])
+        };
+        assert_eq!(evaluate(drop, "")?.outcome, Harmless, "the answer that the others differ from is right");
+        vec![
+            answering("(i32.store (i32.const 0xc208) (i32.const 0))", "gave 0 outputs, 1 were asked for")?,
+            answering("(i32.store (i32.const 0x9010) (i32.const 7))", "`forward` gave `energy`")?,
+            // No rows at all, and a row too many.
+            answering(&store(40, "0"), "`forward` gave `energy`")?,
+            answering(&store(40, "2"), "`forward` gave `energy`")?,
+            answering(&store(40, "-1"), "out of bounds")?,
+            answering(&store(24, "12345"), "handle")?,
+            // Values of another shape, and of another type.
+            answering(&format!("(i32.store (i32.const {}) (call $tensor.full (i32.const 0x9000) (i32.const 1) (f64.const 1) (i32.const 0)))", MAP + 24), "`forward` gave `energy`")?,
+            answering(&format!("(i32.store (i32.const {}) (call $tensor.full (i32.const 0x9000) (i32.const 2) (f64.const 1) (i32.const 4)))", MAP + 24), "")?,
+        ]
+    }
+}
+
+/// Where the answer's one map is.
+const MAP: u32 = 0xa000;
+
+/// How an evaluation ends whose model does this, then answers with one energy. `$systems` must be given back.
+fn evaluate(body: &str, fields: &str) -> Fallible<Ending> {
+    let guest = component(&format!(
+        r#"{fields} {MODELS}
+        ;; 0x9000: a shape [1, 1]. 0x9010: an index 0. 0x9020: names, each an address and a length. 0x9040: the names.
+        (data (i32.const 0x9000) "\01\00\00\00\01\00\00\00")
+        (data (i32.const 0x9020) "\40\90\00\00\01\00\00\00\41\90\00\00\06\00\00\00\47\90\00\00\06\00\00\00")
+        (data (i32.const 0x9040) "_systemenergy")
+        ;; 0xa000: keys (names, values), blocks; behind them the block: values, samples, components, properties, gradients.
+        (data (i32.const 0xa000) "\20\90\00\00\01\00\00\00\14\90\00\00\01\00\00\00\18\a0\00\00\01\00\00\00")
+        (data (i32.const 0xa01c) "\28\90\00\00\01\00\00\00\10\90\00\00\01\00\00\00\00\00\00\00\00\00\00\00\30\90\00\00\01\00\00\00\14\90\00\00\01\00\00\00")
+        (func (export "kilnbox:architecture/model@0.1.0#[method]model.requested-neighbor-lists") (param i32) (result i32) (i32.const 0xc180))
+        (func (export "kilnbox:architecture/model@0.1.0#[method]model.requested-inputs") (param i32) (result i32) (i32.const 0xc180))
+        (func (export "kilnbox:architecture/model@0.1.0#[method]model.forward")
+            (param i32) (param $systems i32) (param i32 i32 i32 i32 i32 i32 i32) (result i32)
+            (i32.store (i32.const 0xc204) (i32.const 0xa000))
+            (i32.store (i32.const 0xc208) (i32.const 1))
+            (i32.store (i32.const 0xa018) (call $tensor.full (i32.const 0x9000) (i32.const 2) (f64.const 1) (i32.const 0)))
+            {body}
+            (i32.const 0xc200))"#
+    ))?;
+    let set = structures(ATOM)?;
+    let output = ModelOutput {
+        name: "energy".into(),
+        quantity: "energy".into(),
+        unit: "eV".into(),
+        sample_kind: SampleKind::System,
+        description: String::new(),
+    };
+    let requests = [EvaluationRequest { output, position_gradients: true, strain_gradients: true }];
+    let (ending, _) = attempt(&guest, small(), |session| {
+        let model = session.new_model("{}", &info(), DType::Float32)?;
+        session.evaluate(&model, DType::Float32, &set, &requests, 1, &mut |_| ())
+    })?;
+    Ok(ending)
 }
 
 /// An atom on its own.
