@@ -44,7 +44,7 @@ fn a_history_takes_no_more_than_is_counted() -> Result<(), Misuse> {
     let x = autodiff::track(&Tensor::full(&cpu, &[1, 1], 1.0, DType::Float64)?)?;
     let zero = Tensor::full(&cpu, &[1], 0.0, DType::Int64)?;
     let bias = shape::reshape(&x, &[1])?;
-    let operations: [(&str, Operation<'_>); 11] = [
+    let operations: [(&str, Operation<'_>); 13] = [
         ("add", &|a| elementwise::add(a, &x)),
         ("add-scalar", &|a| elementwise::add_scalar(a, 1.0)),
         ("power-scalar", &|a| elementwise::power_scalar(a, 1.5)),
@@ -55,6 +55,8 @@ fn a_history_takes_no_more_than_is_counted() -> Result<(), Misuse> {
         ("select", &|a| index::select(a, 0, &zero)),
         ("matmul", &|a| linalg::matmul(a, &x)),
         ("attention", &|a| neural::attention(a, a, a, &bias, &zero, 1, 1, 1.0)),
+        ("attention among empty segments", &|a| neural::attention(a, a, a, &bias, &zero, 1000, 1, 1.0)),
+        ("concatenate", &|a| shape::slice(&shape::concatenate(&[a; 500], 0)?, 0, 0, 1)),
         ("contract-left", &|a| segment::contract_left(a, &Tensor::full(&cpu, &[1, 1, 1], 1.0, DType::Float64)?, &zero)),
     ];
     for (name, operation) in operations {

@@ -12,6 +12,7 @@ use super::segment::Groups;
 use super::{Real, for_float};
 use crate::Tensor;
 use crate::context::Stop;
+use crate::memory::Reservation;
 use crate::tensor::from_host;
 
 /// The numbers that are worked on together.
@@ -24,11 +25,13 @@ pub(crate) struct Neighbourhoods {
     heads: usize,
     /// Where the entries of each segment begin, and where the last one's end.
     starts: Vec<usize>,
+    /// Counts the tables for as long as they are kept.
+    _bytes: Reservation,
 }
 
 impl Neighbourhoods {
-    /// None if there are more entries than can be counted.
-    pub(crate) fn new(segments: &Tensor, count: usize, heads: usize) -> Option<Self> {
+    /// None if there are more entries than can be counted. `bytes` are those of the tables.
+    pub(crate) fn new(segments: &Tensor, count: usize, heads: usize, bytes: Reservation) -> Option<Self> {
         let groups = Groups::new(segments.host().values(), count);
         let mut starts = Vec::with_capacity(count + 1);
         let mut end = 0_usize;
@@ -38,7 +41,7 @@ impl Neighbourhoods {
             end = end.checked_add(rows.checked_mul(rows)?.checked_mul(heads)?)?;
             starts.push(end);
         }
-        Some(Self { groups, heads, starts })
+        Some(Self { groups, heads, starts, _bytes: bytes })
     }
 
     /// The number of entries of a matrix of weights.

@@ -6,8 +6,8 @@ use burn_dispatch::Dispatch;
 
 use super::{broadcast_shape, check_axis, sum_to};
 use crate::autodiff::Contribution;
-use crate::tensor::Sizes;
-use crate::{DType, Misuse, Tensor};
+use crate::tensor::{Sizes, checked_bytes};
+use crate::{DType, Misuse, Tensor, memory};
 
 /// Calls the burn function of the tensor's kind.
 macro_rules! of_kind {
@@ -114,8 +114,11 @@ pub fn concatenate(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Misuse> {
         .iter()
         .try_fold(0_usize, |sum, tensor| sum.checked_add(tensor.shape()[axis]))
         .ok_or_else(|| Misuse::new(NAME, "the axis becomes too long"))?;
+    // A history of gradients keeps the list, which can be far longer than the result is large.
+    let list = memory::reserve(NAME, checked_bytes(NAME, &[tensors.len()], DType::Int64)?)?;
     let run = || crate::kernel::concatenate(tensors, axis, &shape);
     Tensor::compute(NAME, &shape, first.dtype(), tensors, run, move |step| {
+        let _kept = &list;
         let mut start = 0;
         let mut gradients = crate::autodiff::Gradients::new();
         for (k, input) in step.inputs.iter().enumerate() {

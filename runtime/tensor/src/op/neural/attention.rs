@@ -60,10 +60,10 @@ pub fn attention(
         return Err(Misuse::new(NAME, format!("scale is {scale}, expected a finite number")));
     }
     check_indices(NAME, segments, count)?;
-    // What says where each segment is, before anything of that size is allocated.
-    let _tables = memory::reserve(NAME, checked_bytes(NAME, &[count, 2], DType::Int64)?)?;
+    // What says where each segment is, before anything of that size is allocated; a history of gradients keeps it.
+    let tables = memory::reserve(NAME, checked_bytes(NAME, &[count.saturating_add(shape[0]), 2], DType::Int64)?)?;
     let of = Arc::new(
-        Neighbourhoods::new(segments, count, heads)
+        Neighbourhoods::new(segments, count, heads, tables)
             .ok_or_else(|| Misuse::new(NAME, "the segments have more pairs of rows than can be counted"))?,
     );
     let weights = elementwise::multiply_scalar(&scores(queries, keys, &of)?, scale)?;
