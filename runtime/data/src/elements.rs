@@ -11,6 +11,9 @@ const SYMBOLS: [&str; 118] = [
     "Lv", "Ts", "Og",
 ];
 
+/// The atomic number of the last element that has a name.
+pub const LAST_ELEMENT: i32 = SYMBOLS.len() as i32;
+
 /// The atomic number of a symbol, in any case; `X`, a placeholder, is 0.
 pub fn atomic_number(symbol: &str) -> Option<i32> {
     if symbol == "X" {

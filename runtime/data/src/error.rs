@@ -11,9 +11,9 @@ pub struct DataError {
 }
 
 impl DataError {
-    /// An error that says `message`.
+    /// An error that says `message`, in which what files gave is escaped and cut.
     pub fn new(message: impl Into<String>) -> Self {
-        Self { message: message.into(), hint: None }
+        Self { message: printable(message.into()), hint: None }
     }
 
     /// An error in one frame of a file. Frames count from 0, lines from 1.
@@ -31,7 +31,7 @@ impl DataError {
     }
 
     pub(crate) fn with_hint(mut self, hint: impl Into<String>) -> Self {
-        self.hint = Some(hint.into());
+        self.hint = Some(printable(hint.into()));
         self
     }
 
@@ -48,3 +48,25 @@ impl fmt::Display for DataError {
 }
 
 impl std::error::Error for DataError {}
+
+/// Messages quote keys and words of files, which must not steer a terminal or fill it. One door for all of them is one that none goes past.
+fn printable(message: String) -> String {
+    /// A path takes some hundred characters, and no sentence needs more beside it.
+    const LONGEST: usize = 1000;
+    // Whoever cannot be seen is escaped: control characters, and those that turn the direction of writing.
+    let is_plain = |character: char| {
+        character == '\'' || character == '"' || character == '\\' || character.escape_debug().len() == 1
+    };
+    if message.len() <= LONGEST && message.chars().all(is_plain) {
+        return message;
+    }
+    let mut shown = String::with_capacity(LONGEST);
+    for (count, character) in message.chars().enumerate() {
+        if count == LONGEST {
+            shown.push_str("...");
+            break;
+        }
+        if is_plain(character) { shown.push(character) } else { shown.extend(character.escape_debug()) }
+    }
+    shown
+}

@@ -10,10 +10,12 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 
 use crate::DataError;
-use crate::elements::{atomic_number, symbol};
+use crate::elements::{LAST_ELEMENT, atomic_number, symbol};
 
 /// The largest file that is read, in bytes.
 const LARGEST_FILE: u64 = 8 << 30;
+/// The most keys of one frame, and the most names in its `Properties`; real files have some dozens.
+const MOST_KEYS: usize = 1000;
 
 /// A value of a frame's second line.
 #[derive(Clone, Debug, PartialEq)]
@@ -85,6 +87,10 @@ pub fn read(path: &Path) -> Result<Vec<Frame>, DataError> {
     if metadata.is_dir() {
         return Err(DataError::new(format!("`{}` is a folder, expected an extended XYZ file", path.display())));
     }
+    // A device has no end, and a pipe may have no writer.
+    if !metadata.is_file() {
+        return Err(DataError::new(format!("`{}` is a device or a pipe, expected a plain file", path.display())));
+    }
     if metadata.len() > LARGEST_FILE {
         let size = metadata.len();
         return Err(DataError::new(format!("`{}` has {size} bytes, at most {LARGEST_FILE} are read", path.display())));
@@ -121,6 +127,9 @@ pub fn parse(text: &str, path: &Path) -> Result<Vec<Frame>, DataError> {
         let count: usize = line.trim().parse().map_err(|_| {
             error(number, format!("found `{}`, expected the number of atoms of the next frame", shortened(line)))
         })?;
+        if count == 0 {
+            return Err(error(number, "the frame has no atoms, expected at least one".to_owned()));
+        }
         let Some((header_line, header)) = lines.next() else {
             return Err(error(number, "the file ends after the number of atoms".to_owned()));
         };
@@ -217,6 +226,9 @@ fn properties(text: &str) -> Result<Vec<Property>, String> {
     if !fields.len().is_multiple_of(3) {
         return Err(format!("`Properties` is `{}`, expected triples `name:kind:columns`", shortened(text)));
     }
+    if fields.len() > 3 * MOST_KEYS {
+        return Err(format!("`Properties` has {} names, at most {MOST_KEYS} are read", fields.len() / 3));
+    }
     let mut properties: Vec<Property> = Vec::with_capacity(fields.len() / 3);
     for triple in fields.chunks_exact(3) {
         let property = property(triple)?;
@@ -274,7 +286,10 @@ impl<'a> Atoms<'a> {
         {
             return Err("`Properties` has no `pos:R:3`".to_owned());
         }
-        let columns = properties.iter().map(|property| property.width).sum();
+        let columns: usize = properties.iter().map(|property| property.width).sum();
+        if columns > bytes {
+            return Err(format!("`Properties` has {columns} columns, and the whole file {bytes} bytes"));
+        }
         // A column takes a character and a space.
         let count = count.min(bytes / (2 * columns) + 1);
         let mut arrays = Vec::new();
@@ -310,12 +325,13 @@ impl<'a> Atoms<'a> {
                 match (property.name.as_str(), array) {
                     ("species", _) => self.types.push(
                         atomic_number(word)
-                            .or_else(|| word.parse().ok())
+                            .or_else(|| element(word))
                             .ok_or_else(|| format!("`{}` is not a chemical element", shortened(word)))?,
                     ),
                     ("Z" | "numbers", _) => {
-                        let number =
-                            word.parse().map_err(|_| format!("`{}` is not an atomic number", shortened(word)))?;
+                        let number = element(word).ok_or_else(|| {
+                            format!("`{}` is not an atomic number, expected 0 to {LAST_ELEMENT}", shortened(word))
+                        })?;
                         // A file may name both: the symbol has been read, or the number is all there is.
                         if self.types.len() == known_atoms {
                             self.types.push(number);
@@ -344,6 +360,11 @@ impl<'a> Atoms<'a> {
 
 fn is_structural(name: &str) -> bool {
     matches!(name, "species" | "pos" | "Z" | "numbers")
+}
+
+/// An atomic number; 0 is a placeholder.
+fn element(word: &str) -> Option<i32> {
+    word.parse().ok().filter(|number| (0..=LAST_ELEMENT).contains(number))
 }
 
 fn finite(word: &str, column: &str) -> Result<f64, String> {
@@ -436,8 +457,9 @@ fn key_values(line: &str) -> Result<Vec<(String, Raw)>, String> {
         if key.is_empty() {
             return Err(format!("found `{}`, expected `key=value`", shortened(rest)));
         }
-        match pairs.iter_mut().find(|(known, _)| *known == key) {
-            Some(known) => known.1 = raw,
+        match pairs.iter().position(|(known, _)| *known == key) {
+            Some(place) => pairs[place].1 = raw,
+            None if pairs.len() == MOST_KEYS => return Err(format!("the frame has more than {MOST_KEYS} keys")),
             None => pairs.push((key, raw)),
         }
         rest = after.trim_start();
@@ -632,6 +654,10 @@ mod tests {
             ("1\n\nH 0 0 nan\n", "line 3: `nan` in the column `pos` is not a finite number"),
             ("1\nLattice=\"1 2 3\"\nH 0 0 0\n", "line 2: `Lattice` has 3 numbers, expected 9: the three cell vectors"),
             ("1\npbc=\"maybe\"\nH 0 0 0\n", "line 2: `pbc` is `maybe`, expected three of `T` and `F`"),
+            ("0\n\n", "line 1: the frame has no atoms, expected at least one"),
+            ("1\n\n255 0 0 0\n", "line 3: `255` is not a chemical element"),
+            ("1\n\n-1 0 0 0\n", "line 3: `-1` is not a chemical element"),
+            ("1\nProperties=Z:I:1:pos:R:3\n119 0 0 0\n", "line 3: `119` is not an atomic number, expected 0 to 118"),
             ("1\na=\"open\nH 0 0 0\n", "line 2: `\"open` has no closing quote"),
             ("1\na=[1, 2\nH 0 0 0\n", "line 2: `[1, 2` has no closing `]`"),
             ("1\n=1\nH 0 0 0\n", "line 2: found `=1`, expected `key=value`"),
@@ -656,7 +682,11 @@ mod tests {
             (
                 // Far more than fits in memory, if the file were believed.
                 "1000000000000\nProperties=species:S:1:pos:R:3:a:R:100000\nH 0 0 0\n",
-                "frame 0, line 3: an atom has 4 columns, expected 100004",
+                "frame 0, line 2: `Properties` has 100004 columns, and the whole file 64 bytes",
+            ),
+            (
+                "1000000000000\nProperties=species:S:1:pos:R:3:a:R:50\nH 0 0 0\n",
+                "frame 0, line 3: an atom has 4 columns, expected 54",
             ),
             ("1\n\nH 0 0 0\n1\n\nH 0 0\n", "`data.xyz`, frame 1, line 6: an atom has 3 columns, expected 4"),
             ("1\n\nH 0 0 0\n\n1\n\nH 0 0 0\n", "line 4: an empty line, expected the number of atoms of the next frame"),
@@ -665,6 +695,37 @@ mod tests {
             let message = parsed(text).unwrap_err();
             assert!(message.ends_with(expected), "{text:?}: {message}");
         }
+    }
+
+    #[test]
+    fn a_line_of_very_many_keys_is_refused_before_they_are_compared() {
+        let keys = |count: usize| (0..count).map(|key| format!(" k{key}")).collect::<String>();
+        let properties = |count: usize| (0..count).map(|key| format!(":k{key}:R:1")).collect::<String>();
+        let zeros = " 0".repeat(MOST_KEYS - 2);
+        let cases = [
+            (format!("1\n{}\nH 0 0 0\n", keys(MOST_KEYS)), None),
+            (format!("1\n{}\nH 0 0 0\n", keys(1_000_000)), Some("the frame has more than 1000 keys")),
+            (format!("1\nProperties=species:S:1:pos:R:3{}\nH 0 0 0{zeros}\n", properties(MOST_KEYS - 2)), None),
+            (
+                format!("1\nProperties=species:S:1:pos:R:3{}\nH 0 0 0\n", properties(1_000_000)),
+                Some("`Properties` has 1000002 names, at most 1000 are read"),
+            ),
+        ];
+        for (text, expected) in cases {
+            match (parsed(&text), expected) {
+                (Ok(_), None) => {}
+                (Err(message), Some(expected)) => assert!(message.ends_with(expected), "{message}"),
+                (result, expected) => panic!("{expected:?}: {:?}", result.map(|frames| frames.len())),
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_message_quotes_cannot_steer_a_terminal() {
+        let message = parsed("1\n\n\u{1b}[2J\u{202e}\u{7} 0 0 0\n").unwrap_err();
+        assert!(message.ends_with("line 3: `\\u{1b}[2J\\u{202e}\\u{7}` is not a chemical element"), "{message}");
+        let long = format!("1\nProperties=species:S:1:pos:R:3:{0}:R:1:{0}:R:1\nH 0 0 0 1 1\n", "x".repeat(100_000));
+        assert!(parsed(&long).unwrap_err().len() < 1100);
     }
 
     #[test]
