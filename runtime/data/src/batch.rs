@@ -1,16 +1,26 @@
 //! Batches, prepared ahead on another thread.
 
-use std::sync::Arc;
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use crate::DataError;
-use crate::dataset::Dataset;
-use crate::neighbor_list::{Geometry, Pairs, neighbor_list};
+use crate::dataset::{Dataset, Stream};
+use crate::neighbor_list::{Geometry, MOST_PAIRS, PairList, Pairs, neighbor_list_within, too_many};
+use crate::target::TargetData;
 use crate::types::{NeighborListOptions, TensorMap};
 
 /// How many batches wait at most. One would do; two even out batches of different sizes.
 const AHEAD: usize = 2;
+/// The size in bytes from which a batch is made only when it is asked for; those of ordinary trainings stay below.
+const LARGE_BATCH: u64 = 64 << 20;
+/// The largest batch in bytes, without its neighbour lists: some ten million atoms.
+const LARGEST_BATCH: u64 = 2 << 30;
+/// The most neighbour lists of one batch; an architecture has one or two cutoffs.
+const MOST_LISTS: usize = 16;
+/// The most targets and further data of one batch.
+const MOST_TARGETS: usize = 1000;
 
 /// What a batch holds.
 #[derive(Clone, Debug, Default)]
@@ -57,19 +67,21 @@ impl SystemsData {
     /// The neighbour list with these options: the one that was prepared, or one that is made now.
     ///
     /// # Errors
-    /// The list cannot be made; see [`neighbor_list`].
+    /// The list cannot be made; see [`neighbor_list`](crate::neighbor_list::neighbor_list).
     pub fn neighbors(&self, options: &NeighborListOptions) -> Result<Arc<Pairs>, DataError> {
         if let Some((_, pairs)) = self.neighbor_lists.iter().find(|(known, _)| known == options) {
             return Ok(pairs.clone());
         }
         let mut lists = Vec::with_capacity(self.atom_counts.len());
-        let mut start = 0;
+        let (mut start, mut left) = (0, MOST_PAIRS);
         for (system, &count) in self.atom_counts.iter().enumerate() {
             let end = start + count as usize;
             let cell: [f64; 9] = std::array::from_fn(|entry| self.cells[9 * system + entry]);
             let periodic = std::array::from_fn(|axis| self.periodic[3 * system + axis]);
             let geometry = Geometry { positions: &self.positions[3 * start..3 * end], cell: &cell, periodic };
-            lists.push(Arc::new(neighbor_list(geometry, options)?));
+            let list = neighbor_list_within(geometry, options, left, &AtomicBool::new(false))?;
+            left -= list.len();
+            lists.push(Arc::new(list));
             start = end;
         }
         Ok(Arc::new(Pairs::concatenated(&lists, &self.atom_counts)))
@@ -79,25 +91,26 @@ impl SystemsData {
 /// Batches in the order asked for. Another thread prepares the next ones meanwhile, and ends when this is dropped.
 #[derive(Debug)]
 pub struct Batches {
-    /// None once this is being dropped: the other thread then finds nobody to send to.
-    receiver: Option<Receiver<Result<BatchData, DataError>>>,
+    desk: Arc<Desk>,
     worker: Option<JoinHandle<()>>,
+    /// What was made ahead is kept until this is dropped, so it counts as long.
+    _stream: Stream,
 }
 
 impl Batches {
     /// The next batch, or nothing after the last.
     ///
     /// # Errors
-    /// A neighbour list cannot be made.
+    /// A neighbour list cannot be made, or the batch would be too large.
     #[expect(clippy::should_implement_trait, reason = "an iterator of results would make `?` awkward for its callers")]
     pub fn next(&mut self) -> Result<Option<BatchData>, DataError> {
-        self.receiver.as_ref().and_then(|receiver| receiver.recv().ok()).transpose()
+        self.desk.take().transpose()
     }
 }
 
 impl Drop for Batches {
     fn drop(&mut self) {
-        self.receiver = None;
+        self.desk.stop();
         if let Some(worker) = self.worker.take() {
             // It cannot panic, and if it did there would be nobody left to tell.
             let _ = worker.join();
@@ -105,32 +118,180 @@ impl Drop for Batches {
     }
 }
 
+/// Where the thread that prepares batches meets the one that asks for them.
+#[derive(Debug, Default)]
+struct Desk {
+    state: Mutex<DeskState>,
+    changed: Condvar,
+    /// For the searches of neighbours, which look up more often than a lock allows.
+    stopped: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct DeskState {
+    ready: VecDeque<Result<BatchData, DataError>>,
+    /// How many batches have been asked for, and how many were laid here.
+    asked: usize,
+    made: usize,
+    is_over: bool,
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, DeskState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn wait<'a>(&self, state: MutexGuard<'a, DeskState>) -> MutexGuard<'a, DeskState> {
+        self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next batch, once it is ready; none after the last.
+    fn take(&self) -> Option<Result<BatchData, DataError>> {
+        let mut state = self.lock();
+        state.asked += 1;
+        self.changed.notify_all();
+        loop {
+            if let Some(batch) = state.ready.pop_front() {
+                return Some(batch);
+            }
+            if state.is_over {
+                return None;
+            }
+            state = self.wait(state);
+        }
+    }
+
+    /// Waits until a batch of this many bytes may be made; false if nobody wants it any more. Small ones are made ahead, large ones when they are
+    /// asked for: who opens many streams of batches and reads none of them fills no memory.
+    fn is_wanted(&self, bytes: u64) -> bool {
+        let ahead = if bytes > LARGE_BATCH { 0 } else { AHEAD };
+        let mut state = self.lock();
+        while !self.is_stopped() && state.made >= state.asked + ahead {
+            state = self.wait(state);
+        }
+        !self.is_stopped()
+    }
+
+    fn put(&self, batch: Result<BatchData, DataError>) {
+        let mut state = self.lock();
+        state.made += 1;
+        state.ready.push_back(batch);
+        self.changed.notify_all();
+    }
+
+    fn stop(&self) {
+        // Under the lock, so that nobody decides to wait just before.
+        let _state = self.lock();
+        self.stopped.store(true, Ordering::Relaxed);
+        self.changed.notify_all();
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
+    }
+}
+
+/// Says at the desk that no more batches will come, when it is dropped.
+struct Finish<'a>(&'a Desk);
+
+impl Drop for Finish<'_> {
+    fn drop(&mut self) {
+        self.0.lock().is_over = true;
+        self.0.changed.notify_all();
+    }
+}
+
 impl Dataset {
     /// Batches, each a list of indices into this set.
     ///
     /// # Errors
-    /// An index or a name that the set does not have; no thread can be started.
+    /// An index or a name that the set does not have; a batch that is too large; too many lists, or too many of these streams at one time; no thread can be
+    /// started.
     pub fn batches(&self, batches: Vec<Vec<u32>>, options: BatchOptions) -> Result<Batches, DataError> {
-        let stored = batches.iter().map(|batch| self.stored(batch)).collect::<Result<Vec<_>, _>>()?;
-        for name in options.targets.iter().chain(&options.extra_data) {
-            self.find(name)?;
+        let requests = options.neighbor_lists.len();
+        if requests > MOST_LISTS {
+            return Err(DataError::new(format!(
+                "{requests} neighbour lists were asked for in one batch, at most {MOST_LISTS} are prepared"
+            )));
         }
+        let names = options.targets.len() + options.extra_data.len();
+        if names > MOST_TARGETS {
+            return Err(DataError::new(format!(
+                "{names} targets were asked for in one batch, at most {MOST_TARGETS} are read"
+            )));
+        }
+        let targets = self.targets(&options)?;
+        for (place, batch) in batches.iter().enumerate() {
+            let bytes = self.bytes_of(batch, &targets)?;
+            if bytes > LARGEST_BATCH {
+                return Err(DataError::new(format!(
+                    "batch {place} has {} systems, which need {bytes} bytes with their targets, more than {LARGEST_BATCH}",
+                    batch.len()
+                ))
+                .with_hint("make batches smaller"));
+            }
+        }
+        let stream = self.open_stream()?;
         let dataset = self.clone();
-        let (sender, receiver) = sync_channel(AHEAD);
-        let worker = std::thread::Builder::new()
-            .name("batches".to_owned())
-            .spawn(move || {
-                for batch in stored {
-                    if sender.send(dataset.collate(&batch, &options)).is_err() {
-                        break;
+        let desk = Arc::new(Desk::default());
+        let worker = {
+            let desk = desk.clone();
+            std::thread::Builder::new().name("batches".to_owned()).spawn(move || {
+                // Dropped however this ends, so that nobody waits for a batch that will not come.
+                let _finish = Finish(&desk);
+                for batch in &batches {
+                    match dataset.prepare(batch, &options, &desk) {
+                        Some(batch) => desk.put(batch),
+                        None => break,
                     }
                 }
             })
-            .map_err(|error| DataError::new(format!("a thread for batches cannot be started: {error}")))?;
-        Ok(Batches { receiver: Some(receiver), worker: Some(worker) })
+        }
+        .map_err(|error| DataError::new(format!("a thread for batches cannot be started: {error}")))?;
+        Ok(Batches { desk, worker: Some(worker), _stream: stream })
     }
 
-    fn collate(&self, stored: &[u32], options: &BatchOptions) -> Result<BatchData, DataError> {
+    fn targets(&self, options: &BatchOptions) -> Result<Vec<&TargetData>, DataError> {
+        options.targets.iter().chain(&options.extra_data).map(|name| self.find(name)).collect()
+    }
+
+    /// The size of a batch without its neighbour lists; at least what it will be.
+    fn bytes_of(&self, batch: &[u32], targets: &[&TargetData]) -> Result<u64, DataError> {
+        /// A position, a type, the number of the system.
+        const OF_ATOM: u64 = 24 + 4 + 8;
+        /// A cell, its periodicity, the number of atoms.
+        const OF_SYSTEM: u64 = 72 + 3 + 4;
+        let mut bytes = 0_u64;
+        for &index in batch {
+            let atoms = u64::from(self.atom_count(self.stored(index)?));
+            let of_targets: u64 = targets.iter().map(|target| target.bytes_of(atoms)).sum();
+            bytes = bytes.saturating_add(OF_SYSTEM + OF_ATOM * atoms + of_targets);
+        }
+        Ok(bytes)
+    }
+
+    /// One batch, when it is wanted; none if nobody wants it any more.
+    fn prepare(&self, batch: &[u32], options: &BatchOptions, desk: &Desk) -> Option<Result<BatchData, DataError>> {
+        let targets = self.targets(options).and_then(|targets| self.bytes_of(batch, &targets));
+        let bytes = match targets {
+            Ok(bytes) => bytes,
+            Err(error) => return Some(Err(error)),
+        };
+        let stored: Result<Vec<u32>, DataError> = batch.iter().map(|&index| self.stored(index)).collect();
+        if !desk.is_wanted(bytes) {
+            return None;
+        }
+        let collated = stored.and_then(|stored| self.collate(&stored, options, bytes, desk));
+        (!desk.is_stopped()).then_some(collated)
+    }
+
+    fn collate(
+        &self,
+        stored: &[u32],
+        options: &BatchOptions,
+        mut bytes: u64,
+        desk: &Desk,
+    ) -> Result<BatchData, DataError> {
         let mut systems = SystemsData {
             atom_counts: Vec::with_capacity(stored.len()),
             positions: Vec::new(),
@@ -149,9 +310,18 @@ impl Dataset {
             systems.periodic.extend(view.periodic);
             systems.cells.extend((0..9).map(|entry| if view.periodic[entry / 3] { view.cell[entry] } else { 0.0 }));
         }
+        let mut left = MOST_PAIRS;
         for request in &options.neighbor_lists {
-            let lists =
-                stored.iter().map(|&index| self.neighbor_list(index, request)).collect::<Result<Vec<_>, _>>()?;
+            let mut lists = Vec::with_capacity(stored.len());
+            for &index in stored {
+                let list = self.neighbor_list(index, request, &desk.stopped)?;
+                left = left.checked_sub(list.len()).ok_or_else(|| too_many(request.cutoff))?;
+                bytes += PairList::BYTES_OF_PAIR * list.len() as u64;
+                lists.push(list);
+                if bytes > LARGE_BATCH && !desk.is_wanted(bytes) {
+                    return Err(DataError::new("nobody waits for this batch any more"));
+                }
+            }
             systems.neighbor_lists.push((*request, Arc::new(Pairs::concatenated(&lists, &systems.atom_counts))));
         }
         let blocks = |names: &[String]| {

@@ -1,9 +1,10 @@
 //! Datasets: structures and targets in flat arrays, read once and shared.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::neighbor_list::{Geometry, PairList, neighbor_list, spanning_cell};
+use crate::neighbor_list::{Geometry, MOST_PAIRS, PairList, neighbor_list, neighbor_list_within, spanning_cell};
 use crate::target::{Files, TargetData, TargetSource};
 use crate::types::{DatasetInfo, NeighborListOptions, SampleKind, TensorMap};
 use crate::{DataError, units};
@@ -56,8 +57,33 @@ pub struct TargetStatistics {
     pub standard_deviation: f64,
 }
 
+/// The most pairs of all lists that are kept, 2.7 GB. Lists beyond are made whenever they are needed, which takes time, but no memory.
+const MOST_KEPT_PAIRS: usize = 1 << 27;
+/// The most different requests whose lists are kept; an architecture has one or two.
+const MOST_KEPT_REQUESTS: usize = 8;
+/// The most streams of batches at one time; a trainer reads from one or two.
+const MOST_STREAMS: usize = 16;
+
 /// The neighbour lists of all structures for one request, made when first needed.
-type ListCache = Arc<Vec<OnceLock<Result<Arc<PairList>, DataError>>>>;
+type Lists = Arc<Vec<OnceLock<Result<Arc<PairList>, DataError>>>>;
+
+/// Neighbour lists that are kept from one epoch to the next.
+#[derive(Debug, Default)]
+struct ListCache {
+    requests: Mutex<Vec<(NeighborListOptions, Lists)>>,
+    /// The pairs of all lists that are kept.
+    pairs: AtomicUsize,
+}
+
+/// One of the streams of batches that a dataset may have at one time.
+#[derive(Debug)]
+pub(crate) struct Stream(Arc<Storage>);
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
 
 #[derive(Debug)]
 struct Storage {
@@ -70,7 +96,9 @@ struct Storage {
     periodic: Vec<[bool; 3]>,
     targets: Vec<TargetData>,
     extra_data: Vec<TargetData>,
-    neighbor_lists: Mutex<Vec<(NeighborListOptions, ListCache)>>,
+    neighbor_lists: ListCache,
+    /// The streams of batches that are open.
+    streams: AtomicUsize,
 }
 
 /// A selection of the systems of a file, with their targets. Cheap to clone: the data is shared.
@@ -89,7 +117,7 @@ impl Dataset {
     pub fn read(source: &DatasetSource) -> Result<Self, DataError> {
         let mut files = Files::default();
         let path = source.systems.read_from.clone();
-        let frames = files.frames(&path, source.systems.reader.as_deref())?.to_vec();
+        let frames = files.frames(&path, source.systems.reader.as_deref())?;
         let mut read = |sources: &[TargetSource]| {
             sources
                 .iter()
@@ -107,12 +135,15 @@ impl Dataset {
             periodic: Vec::with_capacity(frames.len()),
             targets,
             extra_data,
-            neighbor_lists: Mutex::default(),
+            neighbor_lists: ListCache::default(),
+            streams: AtomicUsize::new(0),
         };
         for (index, frame) in frames.iter().enumerate() {
             // What no neighbour list could be made for is refused before a run begins.
             let geometry = Geometry { positions: &frame.positions, cell: &frame.cell, periodic: frame.periodic };
-            spanning_cell(geometry).map_err(|error| error.of_frame(&storage.path, index))?;
+            check_size(geometry)
+                .and_then(|()| spanning_cell(geometry))
+                .map_err(|error| error.of_frame(&storage.path, index))?;
             storage.types.extend(&frame.types);
             storage.positions.extend(&frame.positions);
             storage.cells.push(frame.cell);
@@ -149,7 +180,7 @@ impl Dataset {
         self.indices.iter().map(|&index| self.atom_count(index)).collect()
     }
 
-    fn atom_count(&self, index: u32) -> u32 {
+    pub(crate) fn atom_count(&self, index: u32) -> u32 {
         let offsets = &self.storage.offsets;
         (offsets[index as usize + 1] - offsets[index as usize]) as u32
     }
@@ -169,18 +200,7 @@ impl Dataset {
     /// # Errors
     /// An index is beyond the last system.
     pub fn select(&self, indices: &[usize]) -> Result<Self, DataError> {
-        let selected = indices
-            .iter()
-            .map(|&index| {
-                self.indices.get(index).copied().ok_or_else(|| {
-                    DataError::new(format!(
-                        "system {index} of `{}` was asked for, but it has {} systems, counted from 0",
-                        self.storage.path.display(),
-                        self.len()
-                    ))
-                })
-            })
-            .collect::<Result<Vec<u32>, _>>()?;
+        let selected = indices.iter().map(|&index| self.stored(index)).collect::<Result<Vec<u32>, _>>()?;
         Ok(Self { indices: Arc::new(selected), ..self.clone() })
     }
 
@@ -223,10 +243,29 @@ impl Dataset {
             .ok_or_else(|| DataError::new(format!("`{}` has no target `{name}`", storage.path.display())))
     }
 
-    /// These systems' positions in storage.
-    pub(crate) fn stored(&self, batch: &[u32]) -> Result<Vec<u32>, DataError> {
-        let selected: Vec<usize> = batch.iter().map(|&index| index as usize).collect();
-        self.select(&selected).map(|selected| selected.indices.to_vec())
+    /// A system's position in storage.
+    pub(crate) fn stored(&self, index: impl TryInto<usize> + std::fmt::Display + Copy) -> Result<u32, DataError> {
+        let stored = index.try_into().ok().and_then(|index| self.indices.get(index)).copied();
+        stored.ok_or_else(|| {
+            DataError::new(format!(
+                "system {index} of `{}` was asked for, but it has {} systems, counted from 0",
+                self.storage.path.display(),
+                self.len()
+            ))
+        })
+    }
+
+    /// Counts one more stream of batches, until it is dropped.
+    pub(crate) fn open_stream(&self) -> Result<Stream, DataError> {
+        let before = self.storage.streams.fetch_add(1, Ordering::Relaxed);
+        let stream = Stream(self.storage.clone());
+        if before < MOST_STREAMS {
+            return Ok(stream);
+        }
+        Err(DataError::new(format!(
+            "`{}` is read in {MOST_STREAMS} streams of batches at one time, and no more are opened",
+            self.storage.path.display()
+        )))
     }
 
     pub(crate) fn stored_view(&self, index: u32) -> StructureView<'_> {
@@ -237,28 +276,47 @@ impl Dataset {
         &self.storage.offsets
     }
 
-    /// The neighbour list of one stored structure: made once, kept for all epochs.
-    pub(crate) fn neighbor_list(&self, index: u32, options: &NeighborListOptions) -> Result<Arc<PairList>, DataError> {
-        let cache = self.cache(options);
-        cache[index as usize]
-            .get_or_init(|| {
-                let view = self.view(index);
-                let geometry = Geometry { positions: view.positions, cell: view.cell, periodic: view.periodic };
-                neighbor_list(geometry, options)
-                    .map(Arc::new)
-                    .map_err(|error| DataError::in_frame(&self.storage.path, index as usize, error))
-            })
-            .clone()
+    /// The neighbour list of one stored structure: made once and kept for all epochs, as far as memory allows. Once `stopped` is true, an error that
+    /// nobody will read.
+    pub(crate) fn neighbor_list(
+        &self,
+        index: u32,
+        options: &NeighborListOptions,
+        stopped: &AtomicBool,
+    ) -> Result<Arc<PairList>, DataError> {
+        let lists = self.lists(options);
+        let place = lists.as_ref().map(|lists| &lists[index as usize]);
+        if let Some(list) = place.and_then(OnceLock::get) {
+            return list.clone();
+        }
+        let view = self.view(index);
+        let geometry = Geometry { positions: view.positions, cell: view.cell, periodic: view.periodic };
+        let list = neighbor_list_within(geometry, options, MOST_PAIRS, stopped)
+            .map(Arc::new)
+            .map_err(|error| error.of_frame(&self.storage.path, index as usize));
+        if let Some(place) = place.filter(|_| !stopped.load(Ordering::Relaxed)) {
+            let (pairs, kept) = (list.as_ref().map_or(0, |list| list.len()), &self.storage.neighbor_lists.pairs);
+            // Another thread may have been faster, or the memory for lists be used up: then this one is not kept.
+            let fits = kept.fetch_add(pairs, Ordering::Relaxed) + pairs <= MOST_KEPT_PAIRS;
+            if !fits || place.set(list.clone()).is_err() {
+                kept.fetch_sub(pairs, Ordering::Relaxed);
+            }
+        }
+        list
     }
 
-    fn cache(&self, options: &NeighborListOptions) -> ListCache {
-        let mut caches = self.storage.neighbor_lists.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, cache)) = caches.iter().find(|(known, _)| known == options) {
-            return cache.clone();
+    /// Where lists of this request are kept; none if those of too many others are.
+    fn lists(&self, options: &NeighborListOptions) -> Option<Lists> {
+        let mut requests = self.storage.neighbor_lists.requests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, lists)) = requests.iter().find(|(known, _)| known == options) {
+            return Some(lists.clone());
         }
-        let cache: ListCache = Arc::new(self.storage.cells.iter().map(|_| OnceLock::new()).collect());
-        caches.push((*options, cache.clone()));
-        cache
+        if requests.len() == MOST_KEPT_REQUESTS {
+            return None;
+        }
+        let lists: Lists = Arc::new(self.storage.cells.iter().map(|_| OnceLock::new()).collect());
+        requests.push((*options, lists.clone()));
+        Some(lists)
     }
 
     /// Mean and standard deviation of each target and its gradients.
@@ -345,10 +403,52 @@ impl Dataset {
     }
 }
 
+/// Refuses coordinates that are too large to tell neighbours apart, in whatever unit.
+fn check_size(geometry: Geometry<'_>) -> Result<(), DataError> {
+    /// At this distance neighbouring double precision numbers are 1e-7 apart.
+    const LARGEST: f64 = 1e9;
+    match geometry.positions.iter().chain(geometry.cell).find(|value| value.abs() > LARGEST) {
+        None => Ok(()),
+        Some(value) => Err(DataError::new(format!(
+            "it has a coordinate or a cell vector of {value}, expected numbers of at most {LARGEST}"
+        ))),
+    }
+}
+
 fn describe(name: &str, of: &'static str, values: impl Iterator<Item = f64> + Clone) -> TargetStatistics {
     let known = values.filter(|value| !value.is_nan());
     let count = known.clone().count().max(1) as f64;
     let mean = known.clone().sum::<f64>() / count;
     let variance = known.map(|value| (value - mean).powi(2)).sum::<f64>() / count;
     TargetStatistics { name: name.to_owned(), of, mean, standard_deviation: variance.sqrt() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lists_of_a_few_requests_are_kept_and_those_of_others_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("data.xyz");
+        std::fs::write(&path, "2\n\nH 0 0 0\nH 0 0 1\n").unwrap();
+        let systems = SystemsSource { read_from: path, reader: None, length_unit: String::new() };
+        let source = DatasetSource { systems, targets: Vec::new(), extra_data: Vec::new() };
+        let dataset = Dataset::read(&source).unwrap();
+        let list = |request: usize| {
+            let options = NeighborListOptions { cutoff: 2.0 + request as f64 / 1e3, full_list: true, strict: true };
+            dataset.neighbor_list(0, &options, &AtomicBool::new(false)).unwrap()
+        };
+        for request in (0..100).chain(0..100) {
+            assert_eq!(list(request).len(), 2);
+        }
+        assert!(Arc::ptr_eq(&list(7), &list(7)) && !Arc::ptr_eq(&list(8), &list(8)));
+        let cache = &dataset.storage.neighbor_lists;
+        assert_eq!(cache.pairs.load(Ordering::Relaxed), 2 * MOST_KEPT_REQUESTS);
+        // When memory is used up, a list is made and not kept.
+        cache.pairs.store(MOST_KEPT_PAIRS, Ordering::Relaxed);
+        cache.requests.lock().unwrap().clear();
+        assert!(!Arc::ptr_eq(&list(0), &list(0)));
+        assert_eq!(cache.pairs.load(Ordering::Relaxed), MOST_KEPT_PAIRS);
+    }
 }

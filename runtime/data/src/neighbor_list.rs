@@ -5,14 +5,20 @@
 //! the cutoff. Directions that are not periodic are spanned by unit vectors at right angles to the periodic ones, and their bins end where the atoms end.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use rayon::prelude::*;
 
 use crate::{DataError, NeighborListOptions};
 
-/// The most pairs of one structure: 16 GB of them.
-const MOST_PAIRS: usize = 1 << 28;
+/// The most pairs of one list, and of all structures of a batch together. A list of so many takes 0.7 GB, and a batch with it 2 GB; a million atoms
+/// with 30 neighbours each have fewer.
+pub(crate) const MOST_PAIRS: usize = 1 << 25;
+/// The most atoms and bins that are looked at for one list: some seconds of work. Where atoms are spread evenly, a list has too many pairs before it meets
+/// this bound.
+const MOST_LOOKED_AT: u64 = 1 << 29;
+/// Work is added up, and a stop noticed, after looking at this many atoms: less than a millisecond.
+const LOOKED_AT_ONCE: u64 = 1 << 16;
 /// The most bins that are looked through for one atom: a cell this much smaller than the cutoff is a mistake.
 const MOST_BINS_PER_ATOM: f64 = 1e6;
 /// Bins for each atom, at most. An empty bin costs as much to visit as a full one, so many more would not pay.
@@ -29,6 +35,21 @@ pub struct PairList {
     pub atoms: Vec<[u32; 2]>,
     /// How many cell vectors are added to the second atom.
     pub shifts: Vec<[i32; 3]>,
+}
+
+impl PairList {
+    /// What a pair takes in a batch, which counts in 64 bits, beside what it takes here.
+    pub(crate) const BYTES_OF_PAIR: u64 = 48 + 20;
+
+    /// The number of pairs.
+    pub fn len(&self) -> usize {
+        self.atoms.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.atoms.is_empty()
+    }
 }
 
 /// A structure as the search sees it.
@@ -48,8 +69,18 @@ pub struct Geometry<'a> {
 ///
 /// # Errors
 /// The cutoff is not positive and finite; a position is not finite; the vectors of periodic directions are not independent; there
-/// would be too many pairs.
+/// would be too many pairs, or finding them would take too long.
 pub fn neighbor_list(geometry: Geometry<'_>, options: &NeighborListOptions) -> Result<PairList, DataError> {
+    neighbor_list_within(geometry, options, MOST_PAIRS, &AtomicBool::new(false))
+}
+
+/// [`neighbor_list`] with at most `most_pairs`, which ends early, with an error that nobody will read, once `stopped` is true.
+pub(crate) fn neighbor_list_within(
+    geometry: Geometry<'_>,
+    options: &NeighborListOptions,
+    most_pairs: usize,
+    stopped: &AtomicBool,
+) -> Result<PairList, DataError> {
     if !(options.cutoff.is_finite() && options.cutoff > 0.0) {
         return Err(DataError::new(format!(
             "the cutoff of a neighbour list is {}, expected a positive number",
@@ -64,12 +95,8 @@ pub fn neighbor_list(geometry: Geometry<'_>, options: &NeighborListOptions) -> R
         return Ok(PairList::default());
     }
     let search = Search::new(geometry, options, count)?;
-    // Counted while they are found: a cell that is far too small would fill the memory before the end.
-    let found = AtomicUsize::new(0);
-    let neighbors = |atom| {
-        let pairs = search.neighbors_of(atom, &found);
-        pairs.ok_or_else(|| too_many(options.cutoff))
-    };
+    let work = Work { most_pairs, pairs: AtomicUsize::new(0), looked_at: AtomicU64::new(0), stopped };
+    let neighbors = |atom| search.neighbors_of(atom, &work);
     let of_atoms: Vec<Vec<Pair>> = if count < PARALLEL_ATOMS {
         (0..count).map(neighbors).collect::<Result<_, _>>()?
     } else {
@@ -84,9 +111,40 @@ pub fn neighbor_list(geometry: Geometry<'_>, options: &NeighborListOptions) -> R
     Ok(list)
 }
 
-fn too_many(cutoff: f64) -> DataError {
-    DataError::new(format!("a neighbour list with the cutoff {cutoff} has too many pairs"))
-        .with_hint("check that `length_unit`, the cell and the cutoff of the architecture fit together")
+pub(crate) fn too_many(cutoff: f64) -> DataError {
+    DataError::new(format!(
+        "neighbour lists with the cutoff {cutoff} have too many pairs, more than {MOST_PAIRS} in one batch"
+    ))
+    .with_hint(
+        "check that `length_unit`, the cell and the cutoff of the architecture fit together, or make batches smaller",
+    )
+}
+
+/// What all atoms of a search have cost so far. It is added up while pairs are found: a cell that is far too small would fill the memory before
+/// the end, and atoms in one heap, with one far away, would all be compared with each other.
+struct Work<'a> {
+    most_pairs: usize,
+    pairs: AtomicUsize,
+    looked_at: AtomicU64,
+    stopped: &'a AtomicBool,
+}
+
+impl Work<'_> {
+    fn add(&self, pairs: usize, looked_at: u64, cutoff: f64) -> Result<(), DataError> {
+        if self.stopped.load(Ordering::Relaxed) {
+            return Err(DataError::new("nobody waits for this neighbour list any more"));
+        }
+        if self.pairs.fetch_add(pairs, Ordering::Relaxed) + pairs > self.most_pairs {
+            return Err(too_many(cutoff));
+        }
+        if self.looked_at.fetch_add(looked_at, Ordering::Relaxed) + looked_at > MOST_LOOKED_AT {
+            return Err(DataError::new(format!(
+                "a neighbour list with the cutoff {cutoff} takes too long: more than {MOST_LOOKED_AT} pairs of atoms would have to be compared"
+            ))
+            .with_hint("check the structure for single atoms that lie far away from all others, and for a cell that is far from a right-angled one"));
+        }
+        Ok(())
+    }
 }
 
 type Vector = [f64; 3];
@@ -145,6 +203,9 @@ impl<'a> Search<'a> {
             .chunks_exact(3)
             .map(|r| reciprocal.map(|vector| dot([r[0], r[1], r[2]], vector)))
             .collect();
+        if fractional.iter().flatten().any(|value| !value.is_finite()) {
+            return Err(DataError::new("positions and cell vectors are too large to be compared"));
+        }
         let mut low = [0.0; 3];
         let mut width = [1.0; 3];
         for k in (0..3).filter(|&k| !geometry.periodic[k]) {
@@ -203,25 +264,25 @@ impl<'a> Search<'a> {
         [r[0], r[1], r[2]]
     }
 
-    /// The pairs of one atom, sorted; none if `found`, the pairs of all atoms so far, passes the limit.
-    fn neighbors_of(&self, first: usize, found: &AtomicUsize) -> Option<Vec<Pair>> {
+    /// The pairs of one atom, sorted.
+    fn neighbors_of(&self, first: usize, work: &Work<'_>) -> Result<Vec<Pair>, DataError> {
         let mut pairs = Vec::new();
-        let mut counted = 0;
+        let (mut counted, mut looked_at) = (0, 0);
         let (bin, taken) = self.places[first];
         for x in self.along(0, bin[0]) {
             for y in self.along(1, bin[1]) {
                 for z in self.along(2, bin[2]) {
-                    self.visit(first, taken, [x, y, z], &mut pairs);
+                    looked_at += self.visit(first, taken, [x, y, z], &mut pairs);
+                    if looked_at >= LOOKED_AT_ONCE {
+                        work.add(pairs.len() - counted, looked_at, self.options.cutoff)?;
+                        (counted, looked_at) = (pairs.len(), 0);
+                    }
                 }
             }
-            let more = pairs.len() - counted;
-            counted = pairs.len();
-            if found.fetch_add(more, Ordering::Relaxed) + more > MOST_PAIRS {
-                return None;
-            }
         }
+        work.add(pairs.len() - counted, looked_at, self.options.cutoff)?;
         pairs.sort_unstable();
-        Some(pairs)
+        Ok(pairs)
     }
 
     /// The bins along one direction that may hold neighbours, each with the number of cells it lies away.
@@ -232,10 +293,12 @@ impl<'a> Search<'a> {
             .map(move |place| (place.rem_euclid(count) as usize, place.div_euclid(count) as i32))
     }
 
-    fn visit(&self, first: usize, taken: [i32; 3], around: [(usize, i32); 3], found: &mut Vec<Pair>) {
+    /// Adds the pairs with atoms of one bin, and says how much there was to look at.
+    fn visit(&self, first: usize, taken: [i32; 3], around: [(usize, i32); 3], found: &mut Vec<Pair>) -> u64 {
         let bin = (around[0].0 * self.bins[1] + around[1].0) * self.bins[2] + around[2].0;
         let origin = self.position(first);
-        for &second in &self.atoms[self.starts[bin] as usize..self.starts[bin + 1] as usize] {
+        let atoms = &self.atoms[self.starts[bin] as usize..self.starts[bin + 1] as usize];
+        for &second in atoms {
             let theirs = self.places[second as usize].1;
             let shift: [i32; 3] = std::array::from_fn(|k| around[k].1 - theirs[k] + taken[k]);
             if !self.is_listed(first, second as usize, shift) {
@@ -251,6 +314,7 @@ impl<'a> Search<'a> {
                 found.push(([first as u32, second], shift));
             }
         }
+        atoms.len() as u64 + 1
     }
 
     fn is_listed(&self, first: usize, second: usize, shift: [i32; 3]) -> bool {

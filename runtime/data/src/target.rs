@@ -1,6 +1,7 @@
 //! Targets: from the keys of a file to blocks.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use crate::extended_xyz::{Column, Frame, Value};
 use crate::types::{GradientBlock, Labels, NamedTarget, SampleKind, TargetInfo, TargetType, TensorBlock, TensorMap};
@@ -55,18 +56,18 @@ pub(crate) struct TargetData {
 /// The frames of the files that a dataset names, each file read once.
 #[derive(Default)]
 pub(crate) struct Files {
-    read: Vec<(PathBuf, Vec<Frame>)>,
+    read: Vec<(PathBuf, Arc<Vec<Frame>>)>,
 }
 
 impl Files {
-    pub(crate) fn frames(&mut self, path: &Path, reader: Option<&str>) -> Result<&[Frame], DataError> {
-        if let Some(at) = self.read.iter().position(|(known, _)| known == path) {
-            return Ok(&self.read[at].1);
+    pub(crate) fn frames(&mut self, path: &Path, reader: Option<&str>) -> Result<Arc<Vec<Frame>>, DataError> {
+        if let Some((_, frames)) = self.read.iter().find(|(known, _)| known == path) {
+            return Ok(frames.clone());
         }
         check_reader(path, reader)?;
-        let frames = extended_xyz::read(path)?;
-        self.read.push((path.to_owned(), frames));
-        Ok(self.read.last().map(|(_, frames)| frames.as_slice()).unwrap_or_default())
+        let frames = Arc::new(extended_xyz::read(path)?);
+        self.read.push((path.to_owned(), frames.clone()));
+        Ok(frames)
     }
 }
 
@@ -96,7 +97,7 @@ impl TargetData {
         target.info.gradients.clear();
         let width = block_widths(&target.info)?.iter().sum();
         let frames = files.frames(&source.read_from, source.reader.as_deref())?;
-        check_length(&source.read_from, frames, systems, systems_path)?;
+        check_length(&source.read_from, &frames, systems, systems_path)?;
         let mut values = Vec::new();
         for (index, frame) in frames.iter().enumerate() {
             read_values(&source.key, &target, width, frame, &mut values)
@@ -122,6 +123,24 @@ impl TargetData {
             data.set_gradient("strain", rows.map(|rows| rows.into_iter().map(|value| -value).collect()));
         }
         Ok(data)
+    }
+
+    /// At least what [`TargetData::blocks`] takes for one system of this many atoms.
+    pub(crate) fn bytes_of(&self, atoms: u64) -> u64 {
+        /// The labels of a row: of each a system and an atom, and of gradients also the sample.
+        const OF_LABELS: u64 = 12;
+        let rows = match self.target.info.sample_kind {
+            SampleKind::System => 1,
+            SampleKind::Atom => atoms,
+        };
+        let gradients = u64::from(self.position_gradients.is_some()) * atoms * (24 + OF_LABELS)
+            + u64::from(self.strain_gradients.is_some()) * (72 + OF_LABELS);
+        // Each block of a spherical target has labels of its own.
+        let blocks = match &self.target.info.target_type {
+            TargetType::Spherical(irreps) => irreps.len() as u64,
+            _ => 1,
+        };
+        rows * (8 * self.width as u64 + OF_LABELS * blocks) + gradients
     }
 
     fn set_gradient(&mut self, parameter: &str, rows: Option<Vec<f64>>) {
@@ -313,7 +332,7 @@ fn read_values(
 
 fn per_system(frame: &Frame, key: &str) -> Result<Vec<f64>, Lacking> {
     match frame.info(key) {
-        Some(Value::Numbers(numbers)) => Ok(numbers.clone()),
+        Some(Value::Numbers(numbers)) => known(key, numbers),
         Some(_) => Err(Lacking::wrong(format!("`{key}` is not a number"))),
         None => {
             let present = frame.info.iter().filter(|(_, value)| matches!(value, Value::Numbers(_)));
@@ -324,7 +343,7 @@ fn per_system(frame: &Frame, key: &str) -> Result<Vec<f64>, Lacking> {
 
 fn per_atom(frame: &Frame, key: &str, expected: usize) -> Result<Vec<f64>, Lacking> {
     match frame.array(key) {
-        Some(Column::Numbers { width, values }) if *width == expected => Ok(values.clone()),
+        Some(Column::Numbers { width, values }) if *width == expected => known(key, values),
         Some(Column::Numbers { width, .. }) => {
             Err(Lacking::wrong(format!("`{key}` has {width} columns, expected {expected}")))
         }
@@ -332,6 +351,16 @@ fn per_atom(frame: &Frame, key: &str, expected: usize) -> Result<Vec<f64>, Lacki
         None => {
             let present = frame.arrays.iter().map(|(known, _)| known.as_str()).collect();
             Err(Lacking::absent(key, "column", present))
+        }
+    }
+}
+
+/// The numbers of a target. NaN stands for what is not known; infinity is no value that could be learned.
+fn known(key: &str, numbers: &[f64]) -> Result<Vec<f64>, Lacking> {
+    match numbers.iter().find(|number| number.is_infinite()) {
+        None => Ok(numbers.to_vec()),
+        Some(number) => {
+            Err(Lacking::wrong(format!("`{key}` is {number}, expected a finite number, or `nan` if it is not known")))
         }
     }
 }
@@ -356,7 +385,7 @@ fn read_gradient(
     read: impl Fn(&Frame) -> Result<Vec<f64>, Lacking>,
 ) -> Result<Option<Vec<f64>>, DataError> {
     let frames = files.frames(&source.read_from, None)?;
-    check_length(&source.read_from, frames, systems, systems_path)?;
+    check_length(&source.read_from, &frames, systems, systems_path)?;
     let mut rows = Vec::new();
     let mut first_absent = None;
     for (index, frame) in frames.iter().enumerate() {

@@ -151,6 +151,17 @@ fn what_is_asked_for_in_vain_is_named() {
             |_| {},
             "frame 0: the cell has no volume: the vectors of its periodic directions are zero or lie in one plane; check `Lattice` and `pbc` of the structure",
         ),
+        (frames("1\nenergy=-inf\nH 0 0 0\n"), |_| {}, "frame 1: `energy` is -inf, expected a finite number, or `nan`"),
+        (
+            "1\nenergy=1 Properties=species:S:1:pos:R:3:forces:R:3\nH 0 0 0 1 1e999 1\n".to_owned(),
+            |_| {},
+            "frame 0: `forces` is inf, expected a finite number, or `nan`",
+        ),
+        (
+            "1\nenergy=1\nH 0 1.1e9 0\n".to_owned(),
+            |_| {},
+            "frame 0: it has a coordinate or a cell vector of 1100000000, expected numbers of at most 1000000000",
+        ),
         (
             with_forces.to_owned(),
             |source| source.systems.reader = Some("metatensor".into()),
@@ -186,4 +197,86 @@ fn an_implausible_unit_is_called_out() {
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(warnings[0].contains("closer than 5 angstrom if its lengths are in `nm`"), "{warnings:?}");
     assert!(warnings[1].contains("`kcal` of the target `energy` is not an energy"), "{warnings:?}");
+}
+
+/// A dataset of one structure: hydrogen atoms at these positions, in no cell.
+fn heap(positions: impl Iterator<Item = [f64; 3]>) -> (tempfile::TempDir, Dataset) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data.xyz");
+    let atoms: Vec<String> = positions.map(|[x, y, z]| format!("H {x} {y} {z}\n")).collect();
+    std::fs::write(&path, format!("{}\n\n{}", atoms.len(), atoms.concat())).unwrap();
+    let dataset = Dataset::read(&DatasetSource { targets: Vec::new(), ..source(&path) }).unwrap();
+    (folder, dataset)
+}
+
+/// A thousand atoms, all within reach of each other.
+fn crowd() -> (tempfile::TempDir, Dataset) {
+    heap((0..1000).map(|atom| [f64::from(atom) / 1000.0, 0.0, 0.0]))
+}
+
+#[test]
+fn what_a_batch_takes_is_bounded_before_it_is_made() {
+    let (_folder, dataset) = crowd();
+    let open = |count: usize, requests: usize, names: usize| {
+        let request = BatchOptions {
+            neighbor_lists: vec![options(); requests],
+            targets: vec!["energy".into(); names],
+            extra_data: Vec::new(),
+        };
+        dataset.batches(vec![vec![0; count]], request).map(drop).map_err(|error| error.to_string())
+    };
+    // 79 bytes for a structure, and 36 for each of its atoms.
+    let most = (2 << 30) / (79 + 36 * 1000);
+    open(most, 16, 0).unwrap();
+    let cases = [
+        (open(most + 1, 0, 0), "batch 0 has 59522 systems, which need 2147494238 bytes with their targets"),
+        (open(1, 17, 0), "17 neighbour lists were asked for in one batch, at most 16 are prepared"),
+        (open(1, 0, 1001), "1001 targets were asked for in one batch, at most 1000 are read"),
+    ];
+    for (result, expected) in cases {
+        let message = result.unwrap_err();
+        assert!(message.contains(expected), "{message}");
+    }
+}
+
+#[test]
+fn the_pairs_of_a_batch_are_counted_together() {
+    let (_folder, dataset) = crowd();
+    let request = || BatchOptions { neighbor_lists: vec![options()], ..BatchOptions::default() };
+    // A structure has 999000 pairs, and the limit is 33554432.
+    let mut batches = dataset.batches(vec![vec![0; 34], vec![0]], request()).unwrap();
+    let message = batches.next().unwrap_err().to_string();
+    assert!(message.contains("too many pairs, more than 33554432 in one batch"), "{message}");
+    let next = batches.next().unwrap().unwrap();
+    assert_eq!(next.systems.neighbors(&options()).unwrap().first.len(), 999_000, "the next batch is as good as ever");
+    assert!(batches.next().unwrap().is_none() && batches.next().unwrap().is_none());
+}
+
+#[test]
+fn streams_of_batches_are_bounded_and_end_at_once() {
+    // A gas with one atom so far away that all others share a bin: its list takes seconds.
+    let mut state = 1_u64;
+    let mut number = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as f64 / (1_u64 << 31) as f64 * 1000.0
+    };
+    let far = std::iter::once([1e9; 3]);
+    let (_folder, dataset) = heap(far.chain((1..60_000).map(|_| [number(), number(), number()])));
+    let open = |batches: usize, neighbor_lists: Vec<NeighborListOptions>| {
+        dataset.batches(vec![vec![0]; batches], BatchOptions { neighbor_lists, ..BatchOptions::default() })
+    };
+    let start = std::time::Instant::now();
+    for _ in 0..20 {
+        let slow = open(1_000_000, vec![options()]).unwrap();
+        // Long enough for the other thread to be in the middle of the search.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        drop(slow);
+    }
+    let mut streams: Vec<_> = (0..16).map(|_| open(2, Vec::new()).unwrap()).collect();
+    let message = open(1, Vec::new()).unwrap_err().to_string();
+    assert!(message.ends_with("is read in 16 streams of batches at one time, and no more are opened"), "{message}");
+    streams.pop();
+    drop(open(1, Vec::new()).unwrap());
+    // It takes about a second, most of it making the lists of indices; a single search takes several.
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
 }
