@@ -5,12 +5,16 @@ use crate::error::{BundleError, FileKind, FormatError};
 use crate::safetensors_file::{NamedTensor, TensorFile, printable};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// The marker of a checkpoint's description.
 const FORMAT: &str = "kilnbox-checkpoint";
 /// The version of the description that this program writes, and the newest that it reads.
 const FORMAT_VERSION: u32 = 1;
+/// The largest checkpoint or model, in bytes; it is read into memory whole. A billion weights with the state of their optimizer take 12 GB.
+pub(crate) const MAX_FILE_BYTES: u64 = 16 << 30;
 /// The first bytes of a file decide what kind it is; the marker of a tar lies at this offset.
 const TAR_MARKER: std::ops::Range<usize> = 257..262;
 
@@ -94,8 +98,22 @@ impl CheckpointFile {
     ///
     /// When the file cannot be read, or is not a checkpoint, or is truncated or beyond the limits.
     pub fn read(path: &Path) -> Result<Self, BundleError> {
-        let bytes = std::fs::read(path).map_err(BundleError::read(FileKind::Checkpoint, path))?;
-        Self::from_bytes(&bytes).map_err(BundleError::unusable(FileKind::Checkpoint, path))
+        let (mut file, size) = open(path, FileKind::Checkpoint)?;
+        let mut bytes = Vec::new();
+        let mut read = |bytes: &mut Vec<u8>, limit: u64| {
+            let read = Read::by_ref(&mut file).take(limit).read_to_end(bytes);
+            read.map(drop).map_err(BundleError::read(FileKind::Checkpoint, path))
+        };
+        // The beginning first: whatever is no checkpoint is not read as a whole.
+        read(&mut bytes, TensorFile::MAX_BEGINNING_BYTES)?;
+        let unusable = || BundleError::unusable(FileKind::Checkpoint, path);
+        if bytes.get(TAR_MARKER) == Some(b"ustar") {
+            return Err(unusable()(FormatError::IsAModel));
+        }
+        TensorFile::check_beginning(&bytes, size).map_err(unusable())?;
+        let rest = size.saturating_sub(bytes.len() as u64);
+        read(&mut bytes, rest)?;
+        Self::from_bytes(&bytes).map_err(unusable())
     }
 
     /// The checkpoint as the bytes of a safetensors file; the same checkpoint always gives the same bytes.
@@ -179,6 +197,30 @@ impl CheckpointFile {
         })
         .map_err(|error| FormatError::Description(error.to_string()))
     }
+}
+
+/// Opens a file of the user's and says how large it is.
+///
+/// # Errors
+///
+/// When it is no plain file, or larger than any that kilnbox writes.
+pub(crate) fn open(path: &Path, kind: FileKind) -> Result<(File, u64), BundleError> {
+    let file = File::open(path).map_err(BundleError::read(kind, path))?;
+    let metadata = file.metadata().map_err(BundleError::read(kind, path))?;
+    // A device has no end, and a pipe may have no writer.
+    if !metadata.is_file() {
+        return Err(BundleError::unusable(kind, path)(FormatError::NotAFile));
+    }
+    let size = metadata.len();
+    if size > MAX_FILE_BYTES {
+        let what = "the file's size in bytes".to_owned();
+        return Err(BundleError::unusable(kind, path)(FormatError::TooLarge {
+            what,
+            found: size,
+            limit: MAX_FILE_BYTES,
+        }));
+    }
+    Ok((file, size))
 }
 
 /// Checks the marker and version of a description before the rest of it, so that a file of another kind or of a later

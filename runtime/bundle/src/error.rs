@@ -109,6 +109,9 @@ impl BundleError {
 /// What is wrong with the content of a file.
 #[derive(Debug, thiserror::Error)]
 pub enum FormatError {
+    /// A folder, a device or a pipe.
+    #[error("it is not a plain file")]
+    NotAFile,
     /// The file ends before what it promises.
     #[error("the file is truncated: {detail}")]
     Truncated {

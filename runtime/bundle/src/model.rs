@@ -12,7 +12,7 @@
 //! artifact has exactly one layer, as the CNCF layout demands.
 
 use crate::atomic_file::write_atomically;
-use crate::checkpoint::{ArchitectureIdentity, CheckpointFile, check_format};
+use crate::checkpoint::{ArchitectureIdentity, CheckpointFile, MAX_FILE_BYTES, check_format, open};
 use crate::digest::{sha256_digest, sha256_hex};
 use crate::error::{BundleError, FileKind, FormatError};
 use crate::safetensors_file::printable;
@@ -39,12 +39,14 @@ const FORMAT_VERSION: u32 = 1;
 
 /// Six blobs, two JSON files and at most two folders; the rest is room for what later versions may add.
 const MAX_ENTRIES: u64 = 32;
-/// The largest JSON blob: hypers and metadata are thousands of bytes.
-const MAX_JSON_BYTES: u64 = 16 << 20;
+/// The largest of `oci-layout`, `index.json`, the manifests and the component's config; ours have less than a kilobyte.
+const MAX_MANIFEST_BYTES: u64 = 64 << 10;
+/// The largest config of a model: hypers and metadata are thousands of bytes.
+const MAX_JSON_BYTES: u64 = 4 << 20;
 /// The largest component; the same limit holds wherever a component is loaded.
 const MAX_COMPONENT_BYTES: u64 = 64 << 20;
-/// The largest model file, which is read into memory whole.
-const MAX_FILE_BYTES: u64 = 16 << 30;
+/// The size of a tar's header, in bytes.
+const TAR_BLOCK: u64 = 512;
 
 const BLOB_FOLDER: &str = "blobs/sha256/";
 
@@ -130,11 +132,8 @@ impl ModelFile {
     ///
     /// When the file cannot be read, or is no model, or a digest or size is not what it should be.
     pub fn read(path: &Path) -> Result<Self, BundleError> {
-        let size = std::fs::metadata(path).map_err(BundleError::read(FileKind::Model, path))?.len();
-        check_size("the file's size in bytes", size, MAX_FILE_BYTES)
-            .map_err(BundleError::unusable(FileKind::Model, path))?;
-        let bytes = std::fs::read(path).map_err(BundleError::read(FileKind::Model, path))?;
-        Self::from_bytes(&bytes).map_err(BundleError::unusable(FileKind::Model, path))
+        let (file, size) = open(path, FileKind::Model)?;
+        Self::from_reader(file, size).map_err(BundleError::unusable(FileKind::Model, path))
     }
 
     /// The model as the bytes of a tar.
@@ -154,14 +153,21 @@ impl ModelFile {
     ///
     /// Names what the bytes are instead, where that can be told, or the entry or blob that is wrong.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
-        if CheckpointFile::is_likely(bytes) {
+        Self::from_reader(bytes, bytes.len() as u64)
+    }
+
+    /// Reads a model of `size` bytes entry by entry, so that whatever is no model is not read as a whole.
+    fn from_reader(mut reader: impl Read, size: u64) -> Result<Self, FormatError> {
+        let mut beginning = Vec::new();
+        reader.by_ref().take(TAR_BLOCK).read_to_end(&mut beginning).map_err(from_tar)?;
+        if CheckpointFile::is_likely(&beginning) {
             return Err(FormatError::IsACheckpoint);
         }
         // Told here, because a tar's reader would quote the content.
-        if bytes.get(257..262).is_some_and(|magic| magic != b"ustar") {
+        if beginning.get(257..262).is_some_and(|magic| magic != b"ustar") {
             return Err(FormatError::NotALayout("it does not begin as a tar archive does".to_owned()));
         }
-        Layout::read(bytes)?.into_model()
+        Layout::read(beginning.as_slice().chain(reader), size)?.into_model()
     }
 
     fn config(&self) -> ModelConfig {
@@ -203,7 +209,9 @@ impl ModelFile {
         let component = blobs.add_manifest(None, wasm_config, layer, None)?;
 
         let weights = blobs.add(WEIGHTS_TYPE, self.checkpoint.to_bytes()?);
-        let model_config = blobs.add_json(MODEL_CONFIG_TYPE, &self.config())?;
+        let config = to_json(&self.config())?;
+        check_size("the size of the model's description in bytes", config.len() as u64, MAX_JSON_BYTES)?;
+        let model_config = blobs.add(MODEL_CONFIG_TYPE, config);
         let subject = Descriptor { artifact_type: None, media_type: MANIFEST_TYPE.to_owned(), ..component.clone() };
         let model = blobs.add_manifest(Some(MODEL_ARTIFACT_TYPE), model_config, weights, Some(subject))?;
 
@@ -274,19 +282,19 @@ struct Layout {
 }
 
 impl Layout {
-    fn read(bytes: &[u8]) -> Result<Self, FormatError> {
+    fn read(reader: impl Read, size: u64) -> Result<Self, FormatError> {
         let mut layout = Self { version: None, index: None, blobs: BTreeMap::new(), used: BTreeSet::new() };
-        let mut archive = tar::Archive::new(bytes);
+        let mut archive = tar::Archive::new(reader);
         // Raw: no long names, no extended attributes, no sparse files. We write none of these, so there is no reason to
         // have them interpreted.
         for (number, entry) in (1..).zip(archive.entries().map_err(from_tar)?.raw(true)) {
             check_size("the number of its entries", number, MAX_ENTRIES)?;
-            layout.add(entry.map_err(from_tar)?)?;
+            layout.add(entry.map_err(from_tar)?, size)?;
         }
         Ok(layout)
     }
 
-    fn add(&mut self, mut entry: tar::Entry<'_, &[u8]>) -> Result<(), FormatError> {
+    fn add(&mut self, mut entry: tar::Entry<'_, impl Read>, size_of_all: u64) -> Result<(), FormatError> {
         let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let refuse = |problem: String| FormatError::Entry { entry: printable(&name), problem };
         match entry.header().entry_type() {
@@ -297,6 +305,13 @@ impl Layout {
             }
         }
         let declared = entry.size();
+        if declared > size_of_all {
+            return Err(FormatError::Truncated {
+                detail: format!("entry `{}` has {declared} bytes, and the whole file {size_of_all}", printable(&name)),
+            });
+        }
+        let limit = if name.starts_with(BLOB_FOLDER) { self.blob_limit() } else { MAX_MANIFEST_BYTES };
+        check_size(&format!("the size in bytes of the entry `{}`", printable(&name)), declared, limit)?;
         let mut bytes = Vec::new();
         entry.read_to_end(&mut bytes).map_err(from_tar)?;
         if bytes.len() as u64 != declared {
@@ -324,12 +339,18 @@ impl Layout {
         if repeated { Err(refuse("is there twice".to_owned())) } else { Ok(()) }
     }
 
+    /// How large the next blob may be: the weights are of any size, and no other blob is larger than a component may be.
+    fn blob_limit(&self) -> u64 {
+        let is_large = |bytes: &Vec<u8>| bytes.len() as u64 > MAX_COMPONENT_BYTES;
+        if self.blobs.values().any(is_large) { MAX_COMPONENT_BYTES } else { MAX_FILE_BYTES }
+    }
+
     fn into_model(mut self) -> Result<ModelFile, FormatError> {
         let (component_digest, component_manifest, model_manifest) = self.manifests()?;
 
         let layer = only_layer(&component_manifest, WASM_LAYER_TYPE)?;
         let component = self.blob(layer, MAX_COMPONENT_BYTES)?.to_vec();
-        self.blob(&component_manifest.config, MAX_JSON_BYTES)?;
+        self.blob(&component_manifest.config, MAX_MANIFEST_BYTES)?;
 
         let subject = model_manifest.subject.as_ref().map(|subject| subject.digest.as_str());
         if subject != Some(component_digest.as_str()) {
@@ -374,7 +395,7 @@ impl Layout {
         let index: Index = parse_json("`index.json`", &self.index.take().ok_or_else(|| missing("index.json"))?)?;
         let (mut component, mut model) = (None, None);
         for descriptor in &index.manifests {
-            let manifest: Manifest = parse_json("a manifest", self.blob(descriptor, MAX_JSON_BYTES)?)?;
+            let manifest: Manifest = parse_json("a manifest", self.blob(descriptor, MAX_MANIFEST_BYTES)?)?;
             let repeated = if manifest.artifact_type.as_deref() == Some(MODEL_ARTIFACT_TYPE)
                 && manifest.config.media_type == MODEL_CONFIG_TYPE
             {
@@ -623,6 +644,29 @@ mod tests {
     }
 
     #[test]
+    fn small_json_is_small_and_only_one_blob_is_large() {
+        let annotated = |entries: &mut Vec<(String, Vec<u8>)>| {
+            entries[1].1 = format!(r#"{{"annotations":{{"a":"{}"}}}}"#, "x".repeat(10 << 20)).into_bytes();
+        };
+        assert!(refusal(annotated).contains("entry `index.json` is 10485784, and at most 65536 is accepted"));
+        let large = |byte: u8| {
+            let bytes = vec![byte; (MAX_COMPONENT_BYTES + 1) as usize];
+            (format!("{BLOB_FOLDER}{}", sha256_hex(&bytes)), bytes)
+        };
+        let one = refusal(|entries| entries.push(large(0)));
+        assert!(one.contains("nothing refers to"), "{one}");
+        let two = refusal(|entries| entries.extend([large(0), large(1)]));
+        assert!(two.contains("is 67108865, and at most 67108864 is accepted"), "{two}");
+    }
+
+    #[test]
+    fn a_description_that_could_not_be_read_back_is_not_written() {
+        let metadata = json!("x".repeat(MAX_JSON_BYTES as usize));
+        let message = ModelFile { metadata, ..sample() }.to_bytes().expect_err("too large").to_string();
+        assert!(message.contains("description in bytes is 4194731"), "{message}");
+    }
+
+    #[test]
     fn too_many_entries_are_refused() {
         let entries: Vec<_> = (0..=MAX_ENTRIES)
             .map(|number| {
@@ -653,7 +697,10 @@ mod tests {
         let mut model = sample();
         model.checkpoint.hypers = json!({});
         let config = blobs.add_json(MODEL_CONFIG_TYPE, &model.config()).expect("a config");
-        let mut layout = Layout::read(&sample().to_bytes().expect("a model")).expect("a layout");
+        let mut layout = {
+            let bytes = sample().to_bytes().expect("a model");
+            Layout::read(bytes.as_slice(), bytes.len() as u64).expect("a layout")
+        };
         layout.blobs.insert(weights.digest.clone(), other.checkpoint.to_bytes().expect("weights"));
         layout.blobs.extend(blobs.entries.into_iter().map(|(_, bytes)| (sha256_digest(&bytes), bytes)));
         let index: Index = serde_json::from_slice(layout.index.as_ref().expect("an index")).expect("an index");

@@ -19,7 +19,10 @@
 use crate::error::FormatError;
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
-use std::collections::{BTreeMap, HashMap};
+use serde::Deserialize;
+use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
 
 /// The largest header that is read or written, in bytes. A header takes about 100 bytes a tensor, so this holds the
 /// largest number of tensors with room for the description.
@@ -28,6 +31,10 @@ const MAX_HEADER_BYTES: u64 = 16 << 20;
 const MAX_TENSORS: usize = 100_000;
 /// The longest name of a tensor, in bytes.
 const MAX_NAME_BYTES: usize = 512;
+/// The most axes of a tensor; the contract's tensors have no more.
+const MAX_AXES: usize = 8;
+/// The most texts beside the tensors; we write one.
+const MAX_TEXTS: usize = 100;
 /// The one key of the header's metadata that we write. One, because the safetensors crate writes several in random
 /// order, and the same model must give the same bytes.
 const DESCRIPTION_KEY: &str = "kilnbox";
@@ -176,9 +183,22 @@ impl TensorFile {
         }
         let metadata = HashMap::from([(DESCRIPTION_KEY.to_owned(), self.description.to_string())]);
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(from_safetensors)?;
-        check_header(&bytes)?;
+        header_of(&bytes, bytes.len() as u64)?;
         Ok(bytes)
     }
+
+    /// Checks the beginning of a file that has `size` bytes, as far as can be told without its tensors: `beginning` is the whole file, or at least as much of
+    /// it as a header may take.
+    ///
+    /// # Errors
+    ///
+    /// See [`TensorFile::from_bytes`].
+    pub(crate) fn check_beginning(beginning: &[u8], size: u64) -> Result<(), FormatError> {
+        read_header(beginning, size)?.map(drop).ok_or(FormatError::NoDescription)
+    }
+
+    /// The longest beginning of a file that [`TensorFile::check_beginning`] looks at, in bytes.
+    pub(crate) const MAX_BEGINNING_BYTES: u64 = 8 + MAX_HEADER_BYTES;
 
     /// Reads what [`TensorFile::to_bytes`] wrote.
     ///
@@ -186,13 +206,10 @@ impl TensorFile {
     ///
     /// Says whether the bytes are truncated, no safetensors at all, beyond the limits above, or without a description.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
-        check_header(bytes)?;
-        let (_, header) = SafeTensors::read_metadata(bytes).map_err(from_safetensors)?;
-        let description = header.metadata().as_ref().and_then(|metadata| metadata.get(DESCRIPTION_KEY));
-        let description = serde_json::from_str(description.ok_or(FormatError::NoDescription)?)
-            .map_err(|error| FormatError::Description(error.to_string()))?;
+        let description = read_header(bytes, bytes.len() as u64)?.ok_or(FormatError::NoDescription)?;
+        let description = serde_json::from_str(&description)
+            .map_err(|error| FormatError::Description(printable(&error.to_string())))?;
         let file = SafeTensors::deserialize(bytes).map_err(from_safetensors)?;
-        check_count(file.len())?;
         let mut tensors = file.iter().map(|(name, view)| read_tensor(name, &view)).collect::<Result<Vec<_>, _>>()?;
         tensors.sort_by(|left, right| left.name.cmp(&right.name));
         Ok(Self { description, tensors })
@@ -208,12 +225,12 @@ fn read_tensor(name: &str, view: &TensorView<'_>) -> Result<NamedTensor, FormatE
     Ok(tensor)
 }
 
-/// Checks the length of the header against our limit and the file before anything is parsed: the safetensors crate
-/// itself would accept 100 MB.
-fn check_header(bytes: &[u8]) -> Result<(), FormatError> {
-    let Some(length) = bytes.first_chunk::<8>() else {
+/// The JSON of the header, whose length is checked against our limit and the file before anything is parsed: the safetensors crate itself would accept
+/// 100 MB.
+fn header_of(bytes: &[u8], size: u64) -> Result<&[u8], FormatError> {
+    let Some((length, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(FormatError::Truncated {
-            detail: format!("it has {} bytes, and its first 8 give the length of the header", bytes.len()),
+            detail: format!("it has {size} bytes, and its first 8 give the length of the header"),
         });
     };
     let length = u64::from_le_bytes(*length);
@@ -224,13 +241,145 @@ fn check_header(bytes: &[u8]) -> Result<(), FormatError> {
             limit: MAX_HEADER_BYTES,
         });
     }
-    let available = bytes.len() as u64 - 8;
+    let available = size - 8;
     if length > available {
         return Err(FormatError::Truncated {
             detail: format!("its header has {length} bytes, and only {available} follow"),
         });
     }
-    Ok(())
+    Ok(&rest[..length as usize])
+}
+
+/// Reads the header once by our own rules, and keeps the description. The safetensors crate reads it after that: it would take the second of two tensors
+/// of one name, and hold a header of any form in memory as a whole before it looks at it.
+fn read_header(bytes: &[u8], size: u64) -> Result<Option<String>, FormatError> {
+    let mut reader = serde_json::Deserializer::from_slice(header_of(bytes, size)?);
+    let mut problem = None;
+    let description = HeaderReader(&mut problem).deserialize(&mut reader).and_then(|description| {
+        reader.end()?;
+        Ok(description)
+    });
+    match (description, problem) {
+        (_, Some(problem)) => Err(problem),
+        (Err(error), None) => Err(FormatError::NotSafetensors(printable(&error.to_string()))),
+        (Ok(description), None) => Ok(description),
+    }
+}
+
+/// Goes through a header without keeping more than the names of the tensors; what is wrong with it is left in the reference.
+struct HeaderReader<'a>(&'a mut Option<FormatError>);
+
+impl<'de> DeserializeSeed<'de> for HeaderReader<'_> {
+    type Value = Option<String>;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for HeaderReader<'_> {
+    type Value = Option<String>;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a map of tensors")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut refuse = |problem: FormatError| {
+            *self.0 = Some(problem);
+            A::Error::custom("refused")
+        };
+        let of = |name: &str, detail: String| FormatError::Tensor { tensor: printable(name), detail };
+        let mut names = HashSet::new();
+        let mut tensors = 0;
+        let mut description = None;
+        while let Some(name) = map.next_key::<String>()? {
+            if !names.insert(name.clone()) {
+                return Err(refuse(of(&name, "there are two tensors of this name".to_owned())));
+            }
+            if name == "__metadata__" {
+                description = map.next_value::<Texts>()?.0;
+                continue;
+            }
+            tensors += 1;
+            check_count(tensors).map_err(&mut refuse)?;
+            if map.next_value::<TensorEntry>()?.shape.0 > MAX_AXES {
+                return Err(refuse(of(&name, format!("it has more than {MAX_AXES} axes"))));
+            }
+        }
+        Ok(description)
+    }
+}
+
+/// What a header says of one tensor, in form; what it means is the safetensors crate's to check.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(dead_code, reason = "the fields are only there to be demanded")]
+struct TensorEntry {
+    dtype: IgnoredAny,
+    shape: Axes,
+    data_offsets: (u64, u64),
+}
+
+/// The number of axes of a shape.
+struct Axes(usize);
+
+impl<'de> Deserialize<'de> for Axes {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Counter;
+
+        impl<'de> Visitor<'de> for Counter {
+            type Value = Axes;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a list of lengths")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut sequence: A) -> Result<Axes, A::Error> {
+                let mut count = 0;
+                while sequence.next_element::<u64>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Axes(count))
+            }
+        }
+
+        deserializer.deserialize_seq(Counter)
+    }
+}
+
+/// The texts beside the tensors, of which only our description is kept.
+struct Texts(Option<String>);
+
+impl<'de> Deserialize<'de> for Texts {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Finder;
+
+        impl<'de> Visitor<'de> for Finder {
+            type Value = Texts;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a map of texts")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Texts, A::Error> {
+                let mut description = None;
+                let mut count = 0;
+                while let Some((name, text)) = map.next_entry::<String, String>()? {
+                    count += 1;
+                    if count > MAX_TEXTS {
+                        return Err(A::Error::custom(format_args!("more than {MAX_TEXTS} texts beside the tensors")));
+                    }
+                    if name == DESCRIPTION_KEY && description.replace(text).is_some() {
+                        return Err(A::Error::custom("two descriptions"));
+                    }
+                }
+                Ok(Texts(description))
+            }
+        }
+
+        deserializer.deserialize_map(Finder)
+    }
 }
 
 fn check_count(count: usize) -> Result<(), FormatError> {
@@ -260,16 +409,18 @@ fn from_safetensors(error: SafeTensorError) -> FormatError {
     }
 }
 
-/// Text from a file, fit for a message: control characters escaped, and cut to a length that a line can hold.
+/// Text from a file, fit for a message: what cannot be seen is escaped, such as control characters and those that turn the direction of writing, and it
+/// is cut to a length that a line can hold.
 pub(crate) fn printable(text: &str) -> String {
     const MAX_CHARACTERS: usize = 200;
-    let mut printable: String =
-        text.chars()
-            .take(MAX_CHARACTERS)
-            .flat_map(|character| {
-                if character.is_control() { character.escape_default().collect::<Vec<_>>() } else { vec![character] }
-            })
-            .collect();
+    let mut printable: String = text
+        .chars()
+        .take(MAX_CHARACTERS)
+        .flat_map(|character| {
+            let is_plain = "\"'\\".contains(character) || character.escape_debug().len() == 1;
+            if is_plain { vec![character] } else { character.escape_debug().collect::<Vec<_>>() }
+        })
+        .collect();
     if text.chars().nth(MAX_CHARACTERS).is_some() {
         printable.push('…');
     }
@@ -372,6 +523,44 @@ mod tests {
                 "overlaps",
             ),
             (
+                &format!(
+                    r#"{{{described},"a":{{"dtype":"U8","shape":[1],"data_offsets":[0,1]}},"b":{{"dtype":"U8","shape":[2],"data_offsets":[2,4]}}}}"#
+                ),
+                "1234",
+                "leaves a gap",
+            ),
+            (
+                &format!(
+                    r#"{{{described},"a":{{"dtype":"U8","shape":[4],"data_offsets":[0,4]}},"a":{{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}}}"#
+                ),
+                "1234",
+                "`a`: there are two tensors of this name",
+            ),
+            (
+                &format!(r#"{{{described},"a":{{"dtype":"U8","shape":[1,1,1,1,1,1,1,1,1],"data_offsets":[0,1]}}}}"#),
+                "1",
+                "more than 8 axes",
+            ),
+            (
+                &format!(r#"{{{described},"a":{{"dtype":"U8","shape":[-1],"data_offsets":[0,1]}}}}"#),
+                "1",
+                "integer `-1`",
+            ),
+            (&format!(r#"{{{described},"a":{{"dtype":"U7","shape":[1],"data_offsets":[0,1]}}}}"#), "1", "`U7`"),
+            (&format!(r#"{{{described},"a":{{"dtype":"U8","shape":[1],"data_offsets":[1,0]}}}}"#), "1", "overlaps"),
+            (
+                &format!(r#"{{{described},"a":{{"dtype":"U8","shape":[1],"data_offsets":[0,18446744073709551615]}}}}"#),
+                "1",
+                "invalid shape",
+            ),
+            (
+                &format!(r#"{{{described},"a":{{"dtype":"U8","shape":[1],"data_offsets":[0,1],"strides":[1]}}}}"#),
+                "1",
+                "unknown field `strides`",
+            ),
+            (r#"{"__metadata__":{"kilnbox":"{}","kilnbox":"{}"}}"#, "", "two descriptions"),
+            (&format!("{{{described}}}{{}}"), "", "trailing characters"),
+            (
                 &format!(r#"{{{described},"a":{{"dtype":"BOOL","shape":[1],"data_offsets":[0,1]}}}}"#),
                 "2",
                 "neither 0 nor 1",
@@ -381,6 +570,30 @@ mod tests {
             let message = refusal(&raw(header, data.as_bytes()));
             assert!(message.contains(expected), "{header}: {message}");
         }
+    }
+
+    #[test]
+    fn headers_that_fill_memory_are_refused_while_they_are_read() {
+        let described = r#"{"__metadata__":{"kilnbox":"{}"}"#;
+        let tensors = |count: usize| {
+            let entries =
+                (0..count).map(|number| format!(r#","{number}":{{"dtype":"U8","shape":[0],"data_offsets":[0,0]}}"#));
+            raw(&format!("{described}{}}}", entries.collect::<String>()), b"")
+        };
+        assert_eq!(TensorFile::from_bytes(&tensors(MAX_TENSORS)).expect("the file is read").tensors.len(), MAX_TENSORS);
+        assert!(
+            refusal(&tensors(MAX_TENSORS + 1)).contains("number of tensors is 100001, and at most 100000 is accepted")
+        );
+        let zeros =
+            format!(r#"{described},"a":{{"dtype":"U8","shape":[{}0],"data_offsets":[0,0]}}}}"#, "0,".repeat(8_000_000));
+        assert!(refusal(&raw(&zeros, b"")).contains("more than 8 axes"));
+        let texts: String = (0..1_000_000).map(|number| format!(r#","{number}":"""#)).collect();
+        assert!(
+            refusal(&raw(&format!(r#"{{"__metadata__":{{"kilnbox":"{{}}"{texts}}}}}"#), b""))
+                .contains("more than 100 texts")
+        );
+        let deep = format!(r#"{described},"a":{}"#, "[".repeat(1_000_000));
+        assert!(refusal(&raw(&deep, b"")).contains("not in the safetensors format"));
     }
 
     #[test]
