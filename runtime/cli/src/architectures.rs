@@ -28,6 +28,8 @@ const MAX_SCHEMA_BYTES: u64 = 1 << 20;
 const MAX_README_BYTES: u64 = 4 << 20;
 /// The groups that an architecture's name may be in, as in metatrain.
 const GROUPS: [&str; 2] = ["experimental", "deprecated"];
+/// The most names that a message lists of one folder.
+const MOST_LISTED: usize = 100;
 /// The component's file in an architecture's folder, unless it bears the architecture's name.
 const COMPONENT: &str = "architecture.wasm";
 
@@ -247,9 +249,10 @@ fn own_name(file: &TextFile, found: &str) -> Result<String, CliError> {
     let last = |name: &str| normal(name.rsplit('.').next().unwrap_or_default());
     if last(&name) != last(found) {
         return Err(CliError::input(format!(
-            "{}: the architecture calls itself `{}`, and its folder or file `{found}`",
+            "{}: the architecture calls itself `{}`, and its folder or file `{}`",
             field.place,
-            crate::log::printable(&name)
+            crate::log::printable(&name),
+            crate::log::printable(found)
         ))
         .hint("rename one of them"));
     }
@@ -258,20 +261,33 @@ fn own_name(file: &TextFile, found: &str) -> Result<String, CliError> {
 }
 
 fn read_component(path: &Path) -> Result<Vec<u8>, CliError> {
-    let size = fs::metadata(path).map_err(|error| file_error("read", path, &error))?.len();
-    if size > MAX_COMPONENT_BYTES {
+    use std::io::Read;
+    let unreadable = |error: &std::io::Error| file_error("read", path, error);
+    let file = fs::File::open(path).map_err(|error| unreadable(&error))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_COMPONENT_BYTES + 1).read_to_end(&mut bytes).map_err(|error| unreadable(&error))?;
+    if bytes.len() as u64 > MAX_COMPONENT_BYTES {
         return Err(CliError::input(format!(
-            "the component `{}` has {size} bytes, and at most {MAX_COMPONENT_BYTES} are accepted",
+            "the component `{}` has more than {MAX_COMPONENT_BYTES} bytes, which are the most that is accepted",
             path.display()
         )));
     }
-    fs::read(path).map_err(|error| file_error("read", path, &error))
+    // wasmtime keeps compiled components as ELF files on every system.
+    if bytes.starts_with(b"\x7fELF") {
+        return Err(CliError::input(format!(
+            "`{}`: the component is refused: it is native code (a compiled component, `.cwasm`?), which is never loaded from a file of others",
+            path.display()
+        ))
+        .hint("give the component that it was compiled from, which runs in the sandbox"));
+    }
+    Ok(bytes)
 }
 
 fn unknown_architecture(name: &str, found: &[(&PathBuf, Vec<Location>)]) -> CliError {
     let mut message = format!("there is no architecture `{}`; looked in", crate::log::printable(name));
     for (folder, locations) in found {
-        let names: Vec<_> = locations.iter().map(|location| location.name.as_str()).collect();
+        let names: Vec<_> =
+            locations.iter().take(MOST_LISTED).map(|location| crate::log::printable(&location.name)).collect();
         let names = match (folder.is_dir(), names.is_empty()) {
             (false, _) => "no such folder".to_owned(),
             (true, true) => "none".to_owned(),
@@ -285,7 +301,7 @@ fn unknown_architecture(name: &str, found: &[(&PathBuf, Vec<Location>)]) -> CliE
     // The right name in another group is surely what was meant.
     let same = names().find(|other| without_group(other) == without_group(name));
     match same.or_else(|| nearest(name, names())) {
-        Some(other) => error.hint(format!("use `{other}`")),
+        Some(other) => error.hint(format!("use `{}`", crate::log::printable(other))),
         None => error.hint("name a component's file, or add its folder to `KILNBOX_ARCHITECTURES`"),
     }
 }

@@ -12,9 +12,18 @@ use jsonschema::error::{TypeKind, ValidationErrorKind};
 use jsonschema::paths::Location;
 use jsonschema::{Keyword, PatternOptions, Retrieve, Uri, ValidationError, Validator};
 use serde_json::{Map, Value as Json};
+use std::collections::HashMap;
 
 /// The largest program that a pattern of a schema may compile to, in bytes.
-const MAX_PATTERN_BYTES: usize = 1 << 20;
+const MAX_PATTERN_BYTES: usize = 256 << 10;
+/// How many values of the schema a pattern counts for.
+const COST_OF_PATTERN: usize = 400;
+/// The most values of a schema, each counted as often as something refers to it; real ones have some hundreds.
+const MAX_SCHEMA_COST: usize = 20_000;
+/// The most values of hypers times values of the schema that checks them; it takes less than a second.
+const MAX_CHECKS: usize = 20_000_000;
+/// The most of them for which all errors are looked at, and not only the first: an error takes a hundred times as long as a check.
+const MAX_ERRORS: usize = 400_000;
 /// The deepest nesting of a schema; jsonschema recurses over it.
 const MAX_SCHEMA_DEPTH: usize = 64;
 
@@ -126,6 +135,8 @@ struct Schema<'a> {
     json: Json,
     validator: Validator,
     file: &'a str,
+    /// How many values it has, each counted as often as something refers to it.
+    cost: usize,
 }
 
 impl<'a> Schema<'a> {
@@ -137,17 +148,38 @@ impl<'a> Schema<'a> {
         if depth(&json) > MAX_SCHEMA_DEPTH {
             return Err(wrong(format!("the schema is nested deeper than {MAX_SCHEMA_DEPTH}")));
         }
+        let cost = Expansion { schema: &json, references: HashMap::new() }.cost(&json).map_err(wrong)?;
+        if cost > MAX_SCHEMA_COST {
+            return Err(wrong(format!(
+                "the schema is too large: it has more than {MAX_SCHEMA_COST} values, patterns count {COST_OF_PATTERN} each, and all as often as they are referred to"
+            )));
+        }
         let validator = jsonschema::options()
             .with_retriever(NoRetrieval)
             .with_pattern_options(PatternOptions::regex().size_limit(MAX_PATTERN_BYTES))
             .with_keyword("type", |_, types, _| Ok(Box::new(StrictType::parse(types)?)))
             .build(&json)
             .map_err(|error| wrong(format!("this is not a usable JSON schema: {}", printable(&error.to_string()))))?;
-        Ok(Self { json, validator, file })
+        Ok(Self { json, validator, file, cost })
     }
 
     fn check(&self, instance: &Json, places: &Places<'_>) -> Result<(), CliError> {
-        let errors: Vec<_> = self.validator.iter_errors(instance).collect();
+        let values = count(instance);
+        if values.saturating_mul(self.cost) > MAX_CHECKS {
+            return Err(own_mistake(CliError::input(format!(
+                "{}: a schema of {} values cannot check hypers of {values}: at most {MAX_CHECKS} for the product are accepted",
+                self.file, self.cost
+            ))));
+        }
+        // Without a word about why, which takes memory: most hypers are as they should be.
+        if self.validator.is_valid(instance) {
+            return Ok(());
+        }
+        let errors: Vec<_> = if values.saturating_mul(self.cost) > MAX_ERRORS {
+            self.validator.validate(instance).err().into_iter().collect()
+        } else {
+            self.validator.iter_errors(instance).collect()
+        };
         // The user's own keys first: a default cannot be wrong because of them, and they are what can be changed.
         let first =
             errors.iter().find(|error| matches!(error.kind(), ValidationErrorKind::AdditionalProperties { .. }));
@@ -254,11 +286,15 @@ fn expectation(kind: &ValidationErrorKind) -> String {
 }
 
 fn list(values: &[Json]) -> String {
+    /// A line holds no more, and a reader neither.
+    const MOST: usize = 30;
+    let more = if values.len() > MOST { format!(" and {} more", values.len() - MOST) } else { String::new() };
     let values: Vec<_> = values
         .iter()
+        .take(MOST)
         .map(|value| format!("`{}`", printable(&value.as_str().map_or_else(|| value.to_string(), str::to_owned))))
         .collect();
-    values.join(", ")
+    values.join(", ") + &more
 }
 
 fn depth(json: &Json) -> usize {
@@ -266,6 +302,78 @@ fn depth(json: &Json) -> usize {
         Json::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
         Json::Object(entries) => 1 + entries.values().map(depth).max().unwrap_or(0),
         _ => 0,
+    }
+}
+
+fn count(json: &Json) -> usize {
+    match json {
+        Json::Array(items) => 1 + items.iter().map(count).sum::<usize>(),
+        Json::Object(entries) => 1 + entries.values().map(count).sum::<usize>(),
+        _ => 1,
+    }
+}
+
+/// Works out how large a schema becomes when every reference is replaced by what it refers to. A few lines can become as large as one likes, and a validator
+/// goes through all of it.
+struct Expansion<'a> {
+    schema: &'a Json,
+    /// What the targets of references cost; none for those that are being worked out.
+    references: HashMap<&'a str, Option<usize>>,
+}
+
+impl<'a> Expansion<'a> {
+    fn cost(&mut self, json: &'a Json) -> Result<usize, String> {
+        let mut cost = 1_usize;
+        match json {
+            Json::Array(items) => {
+                for item in items {
+                    cost = cost.saturating_add(self.cost(item)?);
+                }
+            }
+            Json::Object(entries) => {
+                for (key, value) in entries {
+                    cost = cost.saturating_add(self.cost_of_entry(json, key, value)?);
+                }
+            }
+            _ => {}
+        }
+        Ok(cost)
+    }
+
+    fn cost_of_entry(&mut self, schema: &Json, key: &str, value: &'a Json) -> Result<usize, String> {
+        match (key, value) {
+            ("$ref", Json::String(target)) => self.cost_of_reference(target),
+            // These give names to places in other ways, which nobody needs for hypers.
+            ("$dynamicRef" | "$recursiveRef" | "$anchor" | "$dynamicAnchor", Json::String(_)) => {
+                Err(format!("the schema has `{key}`, and only `$ref` is read"))
+            }
+            ("$id" | "id", Json::String(_)) if !std::ptr::eq(schema, self.schema) => {
+                Err(format!("the schema has `{key}` below its top, where it is not read"))
+            }
+            ("pattern", Json::String(_)) => Ok(COST_OF_PATTERN),
+            ("patternProperties", Json::Object(patterns)) => {
+                Ok(self.cost(value)?.saturating_add(COST_OF_PATTERN.saturating_mul(patterns.len())))
+            }
+            _ => self.cost(value),
+        }
+    }
+
+    fn cost_of_reference(&mut self, target: &'a str) -> Result<usize, String> {
+        let name = || printable(target);
+        match self.references.get(target) {
+            Some(Some(cost)) => return Ok(*cost),
+            Some(None) => return Err(format!("the schema refers to itself, through `{}`", name())),
+            None => {}
+        }
+        let pointer = target
+            .strip_prefix('#')
+            .filter(|pointer| (pointer.is_empty() || pointer.starts_with('/')) && !pointer.contains('%'))
+            .ok_or_else(|| format!("`{}` lies outside the schema, and nothing outside is read", name()))?;
+        let referred = self.schema.pointer(pointer).ok_or_else(|| format!("there is no `{}` in the schema", name()))?;
+        self.references.insert(target, None);
+        let cost = self.cost(referred)?;
+        self.references.insert(target, Some(cost));
+        Ok(cost)
     }
 }
 
@@ -490,12 +598,51 @@ training:
         assert!(merged(Some(pattern), &user).is_err());
         let large = r#"{"properties": {"model": {"properties": {"a": {"pattern": "(((a{100}){100}){100}){100}"}}}}}"#;
         assert!(merged(Some(large), &user).is_err());
-        // A schema that refers to itself without end either is refused or accepts.
-        let _ = merged(Some(r##"{"$ref": "#"}"##), "");
-        let _ = merged(
-            Some(r##"{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}}, "$ref": "#/$defs/a"}"##),
-            "",
+        let references = [
+            (r##"{"$ref": "#"}"##, "refers to itself, through `#`"),
+            (
+                r##"{"$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"not": {"$ref": "#/$defs/a"}}}, "$ref": "#/$defs/a"}"##,
+                "refers to itself, through `#/$defs/",
+            ),
+            (r##"{"properties": {"model": {"$ref": "#"}}}"##, "refers to itself, through `#`"),
+            (r##"{"$dynamicRef": "#"}"##, "has `$dynamicRef`"),
+            (r##"{"not": {"$id": "x"}}"##, "has `$id` below its top"),
+            (r##"{"$ref": "#/$defs/%61", "$defs": {"a": {}}}"##, "lies outside the schema"),
+            (r##"{"$ref": "#/absent"}"##, "there is no `#/absent` in the schema"),
+            (r##"{"$schema": "http://127.0.0.1:1/schema"}"##, "is not a usable JSON schema"),
+        ];
+        for (schema, expected) in references {
+            let message = merged(Some(schema), "").expect_err("the schema is refused");
+            assert!(message.contains(expected) && message.contains("report it to its maintainers"), "{message}");
+        }
+        // Each of 30 definitions is two of the next: 2^30 in all.
+        let laughs: String = (0..30)
+            .map(|level| {
+                let next = format!(r##"{{"$ref": "#/$defs/{}"}}"##, level + 1);
+                format!(r#""{level}": {{"allOf": [{next}, {next}]}}, "#)
+            })
+            .collect();
+        let laughs = format!(r##"{{"$defs": {{{laughs}"30": {{}}}}, "$ref": "#/$defs/0"}}"##);
+        let ways = format!(r#"{{"anyOf": [{}{{}}]}}"#, r#"{"const": 1}, "#.repeat(60_000));
+        let patterns: String = (0..60).map(|number| format!(r#""{number}[a-z]{{500}}": {{}}, "#)).collect();
+        let patterns = format!(r#"{{"patternProperties": {{{patterns}"x": {{}}}}}}"#);
+        for schema in [&laughs, &ways, &patterns] {
+            let message = merged(Some(schema), "").expect_err("the schema is refused");
+            assert!(message.contains("the schema is too large"), "{message}");
+        }
+        // The largest that is accepted, and none of it fits.
+        let ways = format!(
+            r#"{{"properties": {{"model": {{"properties": {{"a": {{"items": {{"anyOf": [{}{{"const": 2}}]}}}}}}}}}}}}"#,
+            r#"{"const": 1}, "#.repeat(9_900)
         );
+        let numbers = |count: usize| format!("  model: {{a: [{}0]}}\n", "0, ".repeat(count));
+        let message = merged(Some(&ways), &numbers(900)).expect_err("the numbers are refused");
+        assert!(message.contains("`architecture.model.a[0]` must be in one of the forms"), "{message}");
+        let message = merged(Some(&ways), &numbers(1100)).expect_err("the numbers are too many");
+        assert!(message.contains("at most 20000000 for the product are accepted"), "{message}");
+        let many = format!(r#"{{"properties": {{"model": {{"enum": [{}0]}}}}}}"#, "0, ".repeat(9_000));
+        let message = merged(Some(&many), "").expect_err("the default is none of them");
+        assert!(message.contains("`0` and 8971 more") && message.len() < 1000, "{message}");
         let deep = format!("{}{}{}", r#"{"not":"#.repeat(100), "{}", "}".repeat(100));
         assert!(merged(Some(&deep), "").is_err());
         assert!(merged(Some("{"), "").is_err());

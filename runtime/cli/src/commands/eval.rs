@@ -8,7 +8,7 @@ use kilnbox_host::Context;
 use crate::convert::{checkpoint_on_device, dtype_of, read_dataset};
 use crate::errors::CliError;
 use crate::evaluation::{evaluate, requests};
-use crate::log::Log;
+use crate::log::{Log, printable};
 use crate::options::EvalOptions;
 use crate::sandbox::Sandbox;
 
@@ -51,6 +51,9 @@ pub fn run(request: &Request) -> Result<(), CliError> {
         log.warning(warning);
     }
     let file = ModelFile::read(&request.model)?;
+    if let Some(name) = file.checkpoint.first_non_finite_tensor() {
+        log.warning(format!("the tensor `{}` of the model has numbers that are not finite", printable(name)));
+    }
     let datasets = options.datasets.iter().map(read_dataset).collect::<Result<Vec<_>, _>>()?;
     let component = request.sandbox.engine()?.load(&file.component)?;
     let supported: Vec<String> =

@@ -13,14 +13,17 @@ use serde_json::{Value as Json, json};
 
 use crate::convert::{CheckpointContext, capabilities_to_json, checkpoint_on_device};
 use crate::errors::{Blame, CliError};
-use crate::log::Log;
+use crate::log::{Log, printable};
 use crate::run_folder::MODEL_SUFFIX;
 use crate::sandbox::Sandbox;
 
 /// The device to run on: the first of the architecture's that this machine has, or the one that the user wants.
 fn choose_device(supported: &[String], wanted: Option<&str>) -> Result<(String, Device), CliError> {
     let present = Device::present();
-    let names = |names: &[&str]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
+    // A model's file says what it likes.
+    let names = |names: &[&str]| {
+        names.iter().take(20).map(|name| format!("`{}`", printable(name))).collect::<Vec<_>>().join(", ")
+    };
     let wanted = match wanted {
         Some("gpu" | "multi-gpu" | "multi-cuda") => Some("cuda"),
         other => other,

@@ -325,6 +325,9 @@ fn starting_point(
         ))
         .hint("a model keeps the hypers that it was made with: change them back, or start a new run"));
     }
+    if let Some(name) = file.first_non_finite_tensor() {
+        log.warning(format!("the tensor `{}` of `{place}` has numbers that are not finite", printable(name)));
+    }
     log.info(match context {
         Context::Restart => format!("Continuing the run of `{place}`"),
         _ => format!("Fine-tuning the model of `{place}`"),
