@@ -7,6 +7,9 @@ use crate::context::Stop;
 use crate::tensor::checked_bytes;
 use crate::{DType, Device, Misuse, Tensor};
 
+/// The words of a stream: 2^64 blocks of 16.
+const STREAM_WORDS: u128 = 1 << 68;
+
 /// A stream of random numbers that can be kept and continued.
 #[derive(Clone, Debug)]
 pub struct Random {
@@ -36,7 +39,12 @@ impl Random {
         if !(low.is_finite() && high.is_finite() && low <= high) {
             return Err(Misuse::new(NAME, format!("bounds are {low} and {high}, expected finite and in order")));
         }
-        self.fill(NAME, device, shape, dtype, |random| low + (high - low) * random.unit())
+        let width = high - low;
+        self.fill(NAME, device, shape, dtype, |random| {
+            let part = random.unit();
+            // Bounds so far apart that their difference is no number.
+            if width.is_finite() { low + width * part } else { low * (1.0 - part) + high * part }
+        })
     }
 
     /// Normal with this mean and standard deviation, by the method of Box and Muller.
@@ -91,8 +99,12 @@ impl Random {
         let parts =
             state.split_first_chunk::<8>().and_then(|(seed, rest)| Some((seed, <[u8; 16]>::try_from(rest).ok()?)));
         let (seed, position) = parts.ok_or_else(|| format!("a random state has 24 bytes, found {}", state.len()))?;
+        let position = u128::from_le_bytes(position);
+        if position >= STREAM_WORDS {
+            return Err(format!("a random state stands at word {position} of a stream of {STREAM_WORDS}"));
+        }
         *self = Self::new(u64::from_le_bytes(*seed));
-        self.generator.set_word_pos(u128::from_le_bytes(position));
+        self.generator.set_word_pos(position);
         Ok(())
     }
 
@@ -149,6 +161,9 @@ mod tests {
         assert_eq!(other.set_state(&state), Ok(()));
         assert_eq!(other.permutation(100), expected);
         assert!(other.set_state(&state[1..]).is_err());
+        // A place that no stream has would be taken for another one.
+        assert!(other.set_state(&[0xff; 24]).is_err());
+        assert!(other.set_state(&[[0; 8], [0; 8], [16, 0, 0, 0, 0, 0, 0, 0]].concat()).is_err());
     }
 
     #[test]

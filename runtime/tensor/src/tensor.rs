@@ -377,10 +377,11 @@ pub(crate) fn checked_bytes(operation: &'static str, shape: &[usize], dtype: DTy
     if shape.len() > MAX_RANK {
         return Err(Misuse::new(operation, format!("rank {} is above {MAX_RANK}", shape.len())));
     }
-    shape
-        .iter()
-        .try_fold(dtype.size(), |bytes, &size| bytes.checked_mul(size))
+    // Where one size is 0 there are no elements, but products of the others are taken nevertheless.
+    let bytes = shape.iter().try_fold(dtype.size(), |bytes, &size| bytes.checked_mul(size.max(1)));
+    bytes
         .filter(|&bytes| isize::try_from(bytes).is_ok())
+        .map(|bytes| if shape.contains(&0) { 0 } else { bytes })
         .ok_or_else(|| Misuse::new(operation, format!("shape {shape:?} has more elements than can be addressed")))
 }
 

@@ -411,3 +411,59 @@ fn the_cost_of_an_operation_is_bounded() -> Result<(), Misuse> {
     }
     Ok(())
 }
+
+/// What fuzzing found refused, or worse, though the contract allows it.
+#[test]
+fn what_the_contract_allows_is_computed() -> Result<(), Misuse> {
+    let cpu = Device::cpu();
+    let row = Tensor::from_float64(&cpu, &[3], &[2.0, 1.0, 0.5], DType::Float64)?;
+    // Exponents that are whole but no integer of any machine.
+    for (exponent, expected) in [(f64::INFINITY, [f64::INFINITY, 1.0, 0.0]), (-1e300, [0.0, 1.0, f64::INFINITY])] {
+        assert_eq!(elementwise::power_scalar(&row, exponent)?.read_float64()?, expected);
+    }
+    let empty = Tensor::full(&cpu, &[2, 0], 0.0, DType::Float64)?;
+    for axis in [0, 1] {
+        assert_eq!(neural::softmax(&empty, axis)?.shape(), [2, 0]);
+    }
+    // Truth values that were picked are truth values like others.
+    let flags = Tensor::from_boolean(&cpu, &[2], &[true, false])?;
+    let picked = index::select(&flags, 0, &Tensor::from_int64(&cpu, &[2], &[1, 0])?)?;
+    let gathered = index::gather(&flags, 0, &Tensor::from_int64(&cpu, &[1], &[0])?)?;
+    let joined = shape::concatenate(&[&flags, &picked, &gathered], 0)?;
+    assert_eq!(joined.read_boolean()?, [true, false, false, true, true]);
+    // The gradient of a solution by way of a gradient that is no number.
+    let matrix = autodiff::track(&Tensor::from_float64(&cpu, &[1, 1], &[2.0], DType::Float64)?)?;
+    let solution = linalg::solve(&matrix, &Tensor::full(&cpu, &[1, 1], 1.0, DType::Float64)?)?;
+    let solution = solution.unwrap_or_else(|error| panic!("{error}"));
+    let weight = Tensor::full(&cpu, &[1, 1], f64::INFINITY, DType::Float64)?;
+    let gradient = &autodiff::grad(&[&solution], &[&matrix], &[&weight], false)?[0];
+    assert!(gradient.read_float64()?[0].is_nan());
+    // Bounds whose difference overflows.
+    let drawn = Random::new(1).uniform(&cpu, &[100], -1e308, 1e308, DType::Float64)?;
+    assert!(drawn.read_float64()?.iter().all(|value| value.abs() <= 1e308));
+    Ok(())
+}
+
+#[test]
+fn what_is_as_large_as_a_caller_says_is_refused_before_memory_is_taken() -> Result<(), Misuse> {
+    let cpu = Device::cpu();
+    let huge = u32::MAX as usize;
+    // Sizes that cannot be counted, whichever of them is 0.
+    for sizes in [[0, huge, huge, huge], [huge, huge, huge, 0]] {
+        assert!(
+            Tensor::full(&cpu, &sizes, 0.0, DType::Float32).is_err_and(|misuse| misuse.problem.contains("addressed"))
+        );
+    }
+    // Blocks without elements, but four thousand millions of them: their sums are 0.
+    let blocks = Tensor::full(&cpu, &[huge, 2, 0], 0.0, DType::Float64)?;
+    let rows = Tensor::full(&cpu, &[3, 0], 0.0, DType::Float64)?;
+    let segments = Tensor::from_int64(&cpu, &[3], &[0, 7, huge as i64 - 1])?;
+    assert_eq!(segment::contract_right(&rows, &blocks, &segments)?.read_float64()?, [0.0; 6]);
+    // A list that is no permutation is not repeated in full.
+    let message = shape::permute(&rows, &vec![0; 100_000]).map_or_else(|misuse| misuse.to_string(), |_| String::new());
+    assert!(
+        message.ends_with("0] and more is no permutation of the axes of shape [3, 0]") && message.len() < 200,
+        "{message}"
+    );
+    Ok(())
+}

@@ -125,6 +125,12 @@ pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor, shape: &[
     }
 }
 
+/// Truth values that a kernel of burn's gives as bytes; others of its kernels refuse these.
+pub(crate) fn booleans(value: &DispatchTensor, shape: &[usize]) -> DispatchTensor {
+    let values: Vec<bool> = Tensor::host_of(value).bytes().iter().map(|&byte| byte != 0).collect();
+    from_host(values, shape, DType::Boolean)
+}
+
 /// The sizes before, at and after an axis.
 fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
     (shape[..axis].iter().product(), shape[axis], shape[axis + 1..].iter().product())

@@ -149,6 +149,10 @@ pub(crate) fn contract(
     shape: &[usize; 2],
 ) -> DispatchTensor {
     let &[count, m, n] = blocks.shape() else { unreachable!("the rank was checked") };
+    if m * n == 0 {
+        // Sums of nothing, however many blocks without elements there are.
+        return super::zeros(shape, rows.dtype());
+    }
     let (rows_host, blocks_host, segments) = (rows.host(), blocks.host(), segments.host());
     let (groups, stop) = (Groups::new(segments.values(), count), Stop::current());
     let (width_in, width_out) = if transposed { (n, m) } else { (m, n) };

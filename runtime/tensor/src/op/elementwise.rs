@@ -169,7 +169,11 @@ pub fn power_scalar(a: &Tensor, exponent: f64) -> Result<Tensor, Misuse> {
     if exponent == 0.0 {
         return Tensor::full(&a.device(), a.shape(), 1.0, a.dtype());
     }
-    let run = || Dispatch::float_powf_scalar(a.value(), Scalar::Float(exponent));
+    // Burn multiplies for small whole exponents, and panics on those that are infinite or do not fit an integer.
+    let run = || match exponent.abs() <= 2.0 {
+        true => Dispatch::float_powf_scalar(a.value(), Scalar::Float(exponent)),
+        false => Dispatch::float_powf_scalar_impl(a.value(), Scalar::Float(exponent)),
+    };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, move |step| {
         step.gradients(&[&|g| {
             multiply(g, &multiply_scalar(&power_scalar(&step.inputs[0], exponent - 1.0)?, exponent)?)

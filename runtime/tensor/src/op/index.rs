@@ -20,7 +20,7 @@ pub fn select(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = indices.count();
     let run = || match a.dtype() {
-        DType::Boolean => Dispatch::bool_select(a.value(), axis, indices.value()),
+        DType::Boolean => kernel::booleans(&Dispatch::bool_select(a.value(), axis, indices.value()), &shape),
         dtype if dtype.is_integer() => Dispatch::int_select(a.value(), axis, indices.value()),
         _ => Dispatch::float_select(a.value(), axis, indices.value()),
     };
@@ -67,7 +67,7 @@ pub fn gather(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
     check_other_axes(NAME, a, axis, indices)?;
     let size = a.shape()[axis];
     let run = || match a.dtype() {
-        DType::Boolean => Dispatch::bool_gather(axis, a.value(), indices.value()),
+        DType::Boolean => kernel::booleans(&Dispatch::bool_gather(axis, a.value(), indices.value()), indices.shape()),
         dtype if dtype.is_integer() => Dispatch::int_gather(axis, a.value(), indices.value()),
         _ => Dispatch::float_gather(axis, a.value(), indices.value()),
     };

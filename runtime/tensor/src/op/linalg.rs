@@ -126,9 +126,11 @@ pub fn solve(a: &Tensor, b: &Tensor) -> Result<Result<Tensor, SolveError>, Misus
     };
     let run = || kernel::from_float64(solution, b.shape(), a.dtype());
     Tensor::compute(NAME, b.shape(), a.dtype(), &[a, b], run, |step| {
-        // x = A^-1 b, so db = A^-T g and dA = -db x^T.
-        let gradient_b = solve(&transpose(&step.inputs[0])?, step.gradient)?
-            .map_err(|error| Misuse::new(NAME, format!("its gradient: {error}")))?;
+        // x = A^-1 b, so db = A^-T g and dA = -db x^T. Where that has no solution, as for a `g` that is not finite, the gradient is no number.
+        let gradient_b = match solve(&transpose(&step.inputs[0])?, step.gradient)? {
+            Ok(gradient) => gradient,
+            Err(_) => Tensor::full(&step.output.device(), step.output.shape(), f64::NAN, step.output.dtype())?,
+        };
         step.gradients(&[&|_| elementwise::negative(&matmul(&gradient_b, &transpose(step.output)?)?), &|_| {
             Ok(gradient_b.clone())
         }])

@@ -128,6 +128,10 @@ pub fn softmax(a: &Tensor, axis: usize) -> Result<Tensor, Misuse> {
     const NAME: &str = "neural.softmax";
     a.expect_dtype(NAME, FLOATS)?;
     check_axis(NAME, a, axis)?;
+    if a.count() == 0 {
+        // There is no maximum, and nothing to shift by it.
+        return elementwise::exp(a);
+    }
     // The shift cancels, so no gradient needs to flow through it.
     let shift = crate::autodiff::detach(&reduce::maximum(a, axis, true)?)?;
     let weights = elementwise::exp(&elementwise::subtract(a, &shift)?)?;

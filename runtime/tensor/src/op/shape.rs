@@ -7,7 +7,7 @@ use burn_dispatch::Dispatch;
 use super::{broadcast_shape, check_axis, sum_to};
 use crate::autodiff::Contribution;
 use crate::tensor::{Sizes, checked_bytes};
-use crate::{DType, Misuse, Tensor, memory};
+use crate::{DType, MAX_RANK, Misuse, Tensor, memory};
 
 /// Calls the burn function of the tensor's kind.
 macro_rules! of_kind {
@@ -66,7 +66,11 @@ pub fn permute(a: &Tensor, axes: &[usize]) -> Result<Tensor, Misuse> {
         }
     }
     if axes.len() != inverse.len() || inverse.contains(&usize::MAX) {
-        return Err(Misuse::new(NAME, format!("{axes:?} is no permutation of the axes of shape {:?}", a.shape())));
+        // A list may be as long as a caller likes.
+        let (listed, more) =
+            (&axes[..axes.len().min(MAX_RANK + 1)], if axes.len() > MAX_RANK + 1 { " and more" } else { "" });
+        let problem = format!("{listed:?}{more} is no permutation of the axes of shape {:?}", a.shape());
+        return Err(Misuse::new(NAME, problem));
     }
     let shape: Sizes = axes.iter().map(|&axis| a.shape()[axis]).collect();
     let run = || of_kind!(a, float_permute, int_permute, bool_permute, |value, run| run(value, axes));
