@@ -535,7 +535,11 @@ pub fn write(target: &mut impl Write, frame: &Frame) -> io::Result<()> {
     let flags: Vec<&str> = frame.periodic.iter().map(|&flag| if flag { "T" } else { "F" }).collect();
     let _ = writeln!(text, " pbc=\"{}\"", flags.join(" "));
     for (atom, &atomic_type) in frame.types.iter().enumerate() {
-        let _ = write!(text, "{:<2}", symbol(atomic_type));
+        let _ = match symbol(atomic_type) {
+            // A type that is no element is read as a number.
+            "X" if atomic_type != 0 => write!(text, "{atomic_type:<2}"),
+            symbol => write!(text, "{symbol:<2}"),
+        };
         write_numbers(&mut text, &frame.positions[3 * atom..3 * atom + 3]);
         for (_, column) in &frame.arrays {
             match column {
@@ -648,6 +652,7 @@ mod tests {
             ("2\n\nH 0 0 0\n", "line 2: the frame has 2 atoms, but the file ends after 1"),
             ("1000000000000\n\nH 0 0 0\n", "line 2: the frame has 1000000000000 atoms, but the file ends after 1"),
             ("1\n\nH 0 0\n", "line 3: an atom has 3 columns, expected 4"),
+            ("\u{1b}[2J\n", "line 1: found `\\u{1b}[2J`, expected the number of atoms of the next frame"),
             ("1\n\nH 0 0 0 0\n", "line 3: an atom has 5 columns, expected 4"),
             ("1\n\nQq 0 0 0\n", "line 3: `Qq` is not a chemical element"),
             ("1\n\nH 0 0 x\n", "line 3: `x` in the column `pos` is not a finite number"),
@@ -759,7 +764,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let frame = Frame {
-            types: vec![1, 29],
+            types: vec![1, 255],
             positions: vec![0.1, -2.0, 1.0 / 3.0, 4.0, 5e-12, 6.0],
             cell: [4.0, 0.25, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 6.0],
             periodic: [true, true, false],

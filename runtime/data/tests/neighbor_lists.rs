@@ -156,6 +156,7 @@ fn atoms_on_faces_of_bins_find_each_other() {
 #[test]
 fn impossible_requests_are_refused() {
     let cube = [2.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 2.0];
+    let skewed = [0.1, 0.1, 0.1, -0.1, 0.1, 0.0, 0.1, -0.1, 0.2];
     let flat = [2.0, 0.0, 0.0, 2.0, 0.0, 0.0, 0.0, 0.0, 2.0];
     let cases: &[(&[f64], [f64; 9], [bool; 3], f64, &str)] = &[
         (&[0.0; 3], cube, [true; 3], 0.0, "the cutoff of a neighbour list is 0"),
@@ -166,6 +167,8 @@ fn impossible_requests_are_refused() {
         (&[0.0; 3], cube, [true; 3], 1e9, "too many pairs"),
         (&[0.5; 30_000], [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0], [true; 3], 5.0, "too many pairs"),
         (&[1e300, 0.0, 0.0], cube, [true; 3], 1.0, "further from its cell"),
+        // Its coordinates are sums of infinities.
+        (&[1e308, 1e308, 1e308], skewed, [true, false, true], 1.0, "too large to be compared"),
     ];
     for (positions, cell, periodic, cutoff, expected) in cases {
         let geometry = Geometry { positions, cell, periodic: *periodic };
