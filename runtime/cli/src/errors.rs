@@ -136,9 +136,25 @@ pub fn file_error(action: &str, path: &std::path::Path, error: &std::io::Error) 
     CliError::input(format!("cannot {action} `{}`", path.display())).caused_by(error)
 }
 
-/// Keeps the further lines of a long text below the first one.
+/// The longest part of an error that is shown, in characters: it may quote a file.
+const LONGEST_PART: usize = 4096;
+
+/// Keeps the further lines of a long text below the first one. Whatever a message quotes, it steers no terminal: other control characters are escaped.
 fn indent(text: &str) -> String {
-    text.replace('\n', "\n    ")
+    let mut shown = String::with_capacity(text.len().min(LONGEST_PART));
+    for (count, character) in text.chars().enumerate() {
+        match character {
+            _ if count == LONGEST_PART => {
+                shown.push_str(" ...");
+                break;
+            }
+            '\n' => shown.push_str("\n    "),
+            '\t' => shown.push('\t'),
+            _ if character.is_control() => shown.extend(character.escape_unicode()),
+            _ => shown.push(character),
+        }
+    }
+    shown
 }
 
 /// The nearest of `candidates` to what the user typed, if any is near enough to be meant.
@@ -191,6 +207,14 @@ mod tests {
             "error: cannot read `a.xyz`\n  caused by: no such file\n    really\n  hint: check the path"
         );
         assert_eq!(error.blame().exit_code(), 1);
+    }
+
+    #[test]
+    fn what_a_message_quotes_cannot_steer_a_terminal_or_fill_it() {
+        let error = CliError::input("o.yaml:1:1: key `\u{1b}[2J\r` is given twice").hint("a\u{7}");
+        assert_eq!(error.to_string(), "error: o.yaml:1:1: key `\\u{1b}[2J\\u{d}` is given twice\n  hint: a\\u{7}");
+        let long = CliError::input("x".repeat(LONGEST_PART + 1)).to_string();
+        assert_eq!(long, format!("error: {} ...", "x".repeat(LONGEST_PART)));
     }
 
     #[test]
