@@ -2,6 +2,7 @@
 
 mod bench;
 mod command;
+mod fuzz;
 mod guests;
 mod test;
 mod toolchain;
@@ -17,6 +18,8 @@ cargo xtask <task>
   guests          builds the architectures in `guests/` into `target/guests/`
   kilnbox ARGS    builds all that is needed and runs the program (also `cargo kilnbox ARGS`)
   bench NAME      runs a benchmark and prints ratios: vs-metatrain, start, sandbox
+  fuzz [TARGET] [--minutes N]
+                  looks for inputs that break a target, or each of them, for so many minutes (20)
 ";
 
 fn main() -> ExitCode {
@@ -29,6 +32,7 @@ fn main() -> ExitCode {
         "guests" => guests::build(&root).map(|_| ExitCode::SUCCESS),
         "kilnbox" => kilnbox(&root, &arguments),
         "bench" => bench::run(&root, &arguments),
+        "fuzz" => fuzz::run(&root, &arguments),
         "help" | "--help" | "-h" | "" => {
             eprint!("{HELP}");
             Ok(ExitCode::SUCCESS)

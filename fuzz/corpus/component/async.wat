@@ -1,0 +1,1 @@
+(component (type (future u8)) (type (stream u8)) (core func (canon task.cancel)))

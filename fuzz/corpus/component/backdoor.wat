@@ -1,0 +1,1 @@
+(component (import "kilnbox:architecture/backdoor@0.1.0" (instance (export "open" (func)))))

@@ -1,0 +1,1 @@
+(component (import "plain" (func)) (core module (import "a\1b[2J" "b" (func))))

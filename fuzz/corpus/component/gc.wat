@@ -1,0 +1,1 @@
+(component (core module (type (struct (field i32))) (type (array (mut i8))) (func (result (ref 0)) (struct.new 0 (i32.const 1)))))

@@ -1,0 +1,1 @@
+(component (core module (memory 65536) (table 10000000 funcref)))

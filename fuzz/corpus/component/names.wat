@@ -1,0 +1,1 @@
+(component (import "kilnbox:architecture/tensor@0.2.0" (instance)) (import "‮evil" (func)))

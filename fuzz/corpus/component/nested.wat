@@ -1,0 +1,1 @@
+(component (component $c (core module (func (export "f") unreachable)) (export "m" (core module 0))) (instance (instantiate $c)))

@@ -1,0 +1,1 @@
+(component (core module (memory 1 2 shared) (func (drop (i32.atomic.rmw.add (i32.const 0) (i32.const 1))))))

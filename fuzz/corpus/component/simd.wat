@@ -1,0 +1,2 @@
+(component (core module (memory 1) (func (export "s") (result v128) (v128.load (i32.const 0)) (v128.const i32x4 1 2 3 4) i32x4.add)
+  (func (param f64) (result f64) (f64.sqrt (local.get 0))) (func (try_table (catch_all 0)))))

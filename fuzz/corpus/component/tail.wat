@@ -1,0 +1,1 @@
+(component (core module (func $f (param i32) (result i32) (return_call $f (local.get 0))) (func (block (block (block (br_table 0 1 2 (i32.const 1))))))))

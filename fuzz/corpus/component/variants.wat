@@ -1,0 +1,1 @@
+(component (type (variant (case "a") (case "b" string))) (type (flags "x" "y")) (type (tuple u8 s16 char f64)) (type (option (list (result u64 (error string))))) (type (resource (rep i32))))

@@ -1,0 +1,1 @@
+(component (import "wasi:filesystem/types@0.2.0" (instance)))
