@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt::Write;
 
-use kilnbox_host::{HostError, LIMITS};
+use kilnbox_host::{HostError, LIMITS, Limits};
 
 pub type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -186,18 +186,21 @@ macro_rules! attacks {
     };
 }
 
-const BEGIN: &str = "<!-- attacks: begin; made by tests/attacks -->\n";
-const END: &str = "<!-- attacks: end -->\n";
-
-/// `text` with the table between its markers.
+/// `text` with the tables between their markers: of the limits, and of the attacks.
 pub fn insert(text: &str, attacks: &[&Attack]) -> Fallible<String> {
-    let (before, rest) = text.split_once(BEGIN).ok_or_else(|| format!("the document lacks the line {BEGIN}"))?;
-    let (_, after) = rest.split_once(END).ok_or_else(|| format!("the document lacks the line {END}"))?;
-    Ok(format!("{before}{BEGIN}{}{END}{after}", table(attacks)))
+    let text = between_markers(text, "limits", &Limits::documentation())?;
+    between_markers(&text, "attacks", &table(attacks))
+}
+
+fn between_markers(text: &str, name: &str, table: &str) -> Fallible<String> {
+    let (begin, end) = (format!("<!-- {name}: begin; made by tests/attacks -->\n"), format!("<!-- {name}: end -->\n"));
+    let (before, rest) = text.split_once(&begin).ok_or_else(|| format!("the document lacks the line {begin}"))?;
+    let (_, after) = rest.split_once(&end).ok_or_else(|| format!("the document lacks the line {end}"))?;
+    Ok(format!("{before}{begin}\n{table}\n{end}{after}"))
 }
 
 fn table(attacks: &[&Attack]) -> String {
-    let mut text = String::from("\n| | What is tried | What happens | Limit |\n|---|---|---|---|\n");
+    let mut text = String::from("| | What is tried | What happens | Limit |\n|---|---|---|---|\n");
     for attack in attacks {
         let limit = match attack.expected {
             Outcome::Limit(name) => {
@@ -213,6 +216,5 @@ fn table(attacks: &[&Attack]) -> String {
         let Attack { number, title, expected, .. } = attack;
         let _ = writeln!(text, "| {number} | {title} | {} | {limit} |", expected.sentence());
     }
-    text.push('\n');
     text
 }

@@ -48,6 +48,11 @@ pub(crate) use for_float;
 /// Below this many elements a second thread costs more than it gives.
 pub(crate) const PARALLEL: usize = 1 << 16;
 
+pub(crate) fn zeros(shape: &[usize], dtype: DType) -> DispatchTensor {
+    let count = shape.iter().product();
+    for_float!(dtype, R => from_host(vec![R::default(); count], shape, dtype))
+}
+
 pub(crate) fn from_float64(values: Vec<f64>, shape: &[usize], dtype: DType) -> DispatchTensor {
     match dtype {
         DType::Float32 => from_host(values.into_iter().map(|value| value as f32).collect(), shape, dtype),

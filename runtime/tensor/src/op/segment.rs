@@ -20,7 +20,7 @@ pub fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, count: usize)
     check_indices(NAME, segments, count)?;
     let shape = [count, left.shape()[1], right.shape()[1]];
     check_cost(NAME, multiplications(&shape[1..], left.shape()[0]))?;
-    let _tables = reserve_tables(NAME, count, left.shape()[0])?;
+    let _tables = reserve_tables(NAME, &shape, left.shape()[0])?;
     let places = segments.clone();
     let run = || kernel::segment::outer_sum(left, right, segments, &shape);
     Tensor::compute(NAME, &shape, left.dtype(), &[left, right], run, move |step| {
@@ -39,7 +39,7 @@ pub fn contract_left(left: &Tensor, blocks: &Tensor, segments: &Tensor) -> Resul
     check_blocks(NAME, "`left`", left, blocks, segments, 1)?;
     let shape = [left.shape()[0], blocks.shape()[2]];
     check_cost(NAME, multiplications(&shape, left.shape()[1]))?;
-    let _tables = reserve_tables(NAME, blocks.shape()[0], left.shape()[0])?;
+    let _tables = reserve_tables(NAME, blocks.shape(), left.shape()[0])?;
     let places = segments.clone();
     let run = || kernel::segment::contract(left, blocks, segments, false, &shape);
     Tensor::compute(NAME, &shape, left.dtype(), &[left, blocks], run, move |step| {
@@ -57,7 +57,7 @@ pub fn contract_right(right: &Tensor, blocks: &Tensor, segments: &Tensor) -> Res
     check_blocks(NAME, "`right`", right, blocks, segments, 2)?;
     let shape = [right.shape()[0], blocks.shape()[1]];
     check_cost(NAME, multiplications(&shape, right.shape()[1]))?;
-    let _tables = reserve_tables(NAME, blocks.shape()[0], right.shape()[0])?;
+    let _tables = reserve_tables(NAME, blocks.shape(), right.shape()[0])?;
     let places = segments.clone();
     let run = || kernel::segment::contract(right, blocks, segments, true, &shape);
     Tensor::compute(NAME, &shape, right.dtype(), &[right, blocks], run, move |step| {
@@ -66,9 +66,10 @@ pub fn contract_right(right: &Tensor, blocks: &Tensor, segments: &Tensor) -> Res
     })
 }
 
-/// Counts what says where the rows of each segment are while a kernel runs: segments may be many more than rows.
-fn reserve_tables(operation: &'static str, count: usize, rows: usize) -> Result<Reservation, Misuse> {
-    let entries = count.saturating_add(rows);
+/// Counts what a kernel needs beside its result while it runs: for each block where its rows begin and which part of the result is its own, for
+/// each row its place. Blocks may be many more than rows; without elements, there is nothing to do for them.
+fn reserve_tables(operation: &'static str, blocks: &[usize], rows: usize) -> Result<Reservation, Misuse> {
+    let entries = if blocks.contains(&0) { 0 } else { blocks[0].saturating_mul(3).saturating_add(rows) };
     memory::reserve(operation, checked_bytes(operation, &[entries, 2], DType::Int64)?)
 }
 
