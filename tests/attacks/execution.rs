@@ -298,7 +298,7 @@ attacks! {
     }
 
     "73" text_in_other_encodings_must_be_text:
-    "text in UTF-16 with half a character" => Trapped, says ["utf-16"], {
+    "text in UTF-16 with half a character" => Trapped, says ["unpaired surrogate"], {
         let guest = component_with(
             r#"(data (i32.const 64) "\00\d8\00\d8")
             (func (export "kilnbox:architecture/about@0.1.0#describe") (result i32)

@@ -11,12 +11,12 @@ use rayon::prelude::*;
 
 use crate::{DataError, NeighborListOptions};
 
-/// The most pairs of one list, and of all structures of a batch together. A list of so many takes 0.7 GB, and a batch with it 2 GB; a million atoms
-/// with 30 neighbours each have fewer.
-pub(crate) const MOST_PAIRS: usize = 1 << 25;
+/// The most pairs of one list, and of all structures of a batch together. A list of so many takes 1.3 GB, and a batch with it 5 GB; a million atoms
+/// with 60 neighbours each have fewer.
+pub(crate) const MOST_PAIRS: usize = 1 << 26;
 /// The most atoms and bins that are looked at for one list: some seconds of work. Where atoms are spread evenly, a list has too many pairs before it meets
 /// this bound.
-const MOST_LOOKED_AT: u64 = 1 << 29;
+const MOST_LOOKED_AT: u64 = 1 << 30;
 /// Work is added up, and a stop noticed, after looking at this many atoms: less than a millisecond.
 const LOOKED_AT_ONCE: u64 = 1 << 16;
 /// The most bins that are looked through for one atom: a cell this much smaller than the cutoff is a mistake.

@@ -243,10 +243,10 @@ fn what_a_batch_takes_is_bounded_before_it_is_made() {
 fn the_pairs_of_a_batch_are_counted_together() {
     let (_folder, dataset) = crowd();
     let request = || BatchOptions { neighbor_lists: vec![options()], ..BatchOptions::default() };
-    // A structure has 999000 pairs, and the limit is 33554432.
-    let mut batches = dataset.batches(vec![vec![0; 34], vec![0]], request()).unwrap();
+    // A structure has 999000 pairs, and the limit is 67108864.
+    let mut batches = dataset.batches(vec![vec![0; 68], vec![0]], request()).unwrap();
     let message = batches.next().unwrap_err().to_string();
-    assert!(message.contains("too many pairs, more than 33554432 in one batch"), "{message}");
+    assert!(message.contains("too many pairs, more than 67108864 in one batch"), "{message}");
     let next = batches.next().unwrap().unwrap();
     assert_eq!(next.systems.neighbors(&options()).unwrap().first.len(), 999_000, "the next batch is as good as ever");
     assert!(batches.next().unwrap().is_none() && batches.next().unwrap().is_none());

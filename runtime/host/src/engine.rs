@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 use wasmtime::component::{Component as Compiled, Linker};
 use wasmtime::{Config, OptLevel};
 
+use crate::CONTRACT_VERSION;
 use crate::cache::CodeCache;
 use crate::compile::Compiler;
 use crate::deadline::TICK;
@@ -149,9 +150,9 @@ enum Code<'a> {
 fn check_imports(component: &[u8]) -> Result<(), HostError> {
     let names = imported_names(component)
         .map_err(|problem| HostError::refused(printable(&format!("it cannot be read: {problem}"))))?;
-    let foreign: Vec<&str> = names.into_iter().filter(|name| !name.starts_with(CONTRACT)).collect();
+    let (ours, foreign): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| name.starts_with(CONTRACT));
     if foreign.is_empty() {
-        return Ok(());
+        return check_version(&ours);
     }
     let listed: Vec<String> = foreign.iter().take(MOST_LISTED).map(|name| format!("`{}`", one_line(name))).collect();
     let more = match foreign.len().saturating_sub(MOST_LISTED) {
@@ -162,6 +163,25 @@ fn check_imports(component: &[u8]) -> Result<(), HostError> {
         "it asks for {}{more}, but an architecture is given `{CONTRACT}*` and nothing else",
         listed.join(", ")
     )))
+}
+
+/// Says which version of the contract a component was made for, if it is another one than ours. Versions before 1 fit one another if they differ in their
+/// last number only.
+fn check_version(imports: &[&str]) -> Result<(), HostError> {
+    let track = CONTRACT_VERSION.rsplit_once('.').map_or(CONTRACT_VERSION, |(track, _)| track);
+    let is_ours = |version: &str| {
+        let last = version.strip_prefix(track).and_then(|rest| rest.strip_prefix('.'));
+        // A preliminary version fits itself only.
+        last.is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let versions = imports.iter().filter_map(|name| name.split_once('@')).map(|(_, version)| version);
+    match versions.into_iter().find(|version| !is_ours(version)) {
+        None => Ok(()),
+        Some(version) => Err(HostError::refused(format!(
+            "it was made for version {} of the contract, and this program serves {CONTRACT_VERSION}: get a build for that, or another version of kilnbox",
+            one_line(version)
+        ))),
+    }
 }
 
 /// A name of a component's, as it may be shown: escaped, cut, and on one line.
@@ -206,12 +226,15 @@ fn shared_engine(settings: Settings) -> Result<wasmtime::Engine, HostError> {
 /// The settings that all compiled code depends on; they stand in one place because cached code is only right for one set of them.
 pub(crate) fn configuration(settings: Settings) -> Config {
     let mut config = Config::new();
+    let stack = usize::try_from(settings.stack_bytes).unwrap_or(usize::MAX);
     config
         // Guests come from optimising compilers, and what takes time runs in the host: optimising once more makes an epoch no faster, and
         // the first start a quarter slower.
         .cranelift_opt_level(OptLevel::None)
         .epoch_interruption(settings.has_deadlines)
-        .max_wasm_stack(usize::try_from(settings.stack_bytes).unwrap_or(usize::MAX))
+        .max_wasm_stack(stack)
+        // Guests never run on stacks of the engine's own, but it wants to know that one would have room.
+        .async_stack_size(stack.saturating_mul(2))
         .wasm_component_model(true)
         // Calls are two to three times faster without the machinery of asynchronous components.
         .concurrency_support(false)

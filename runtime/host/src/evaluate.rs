@@ -6,7 +6,7 @@ use kilnbox_data::{BatchOptions, DataError, Dataset, Labels, SampleKind, TensorB
 use kilnbox_tensor::op::{elementwise, reduce};
 use kilnbox_tensor::{DType, Misuse, Tensor, autodiff};
 
-use crate::error::{HostError, printable};
+use crate::error::HostError;
 use crate::serve::bindings::exports::kilnbox::architecture::model;
 use crate::service::data::{Systems, TensorBlock as Block, TensorMap as Map};
 use crate::service::model::ModelOutput;
@@ -109,17 +109,18 @@ impl Session {
             let models = architecture.kilnbox_architecture_model().model();
             models.call_forward(store, model.0, borrowed, &requested, selected.as_ref())
         });
-        let maps = self.host(|state| {
-            state.table.delete(handle)?;
-            Ok(answer)
-        })??;
+        if self.is_alive() {
+            self.host(|state| Ok(state.table.delete(handle)?))?;
+        }
+        let maps = answer?;
         let maps: Vec<Map> = self.host(|state| maps.into_iter().map(|map| state.receive_map(map)).collect())?;
         if maps.len() != outputs.len() {
-            return Err(broken(&format!("`forward` gave {} outputs, {} were asked for", maps.len(), outputs.len())));
+            return self.broken(&format!("`forward` gave {} outputs, {} were asked for", maps.len(), outputs.len()));
         }
         for (map, output) in maps.iter().zip(outputs) {
-            check_map(map, rows.of(output.sample_kind))
-                .map_err(|problem| broken(&format!("`forward` gave `{}` {problem}", output.name)))?;
+            if let Err(problem) = check_map(map, rows.of(output.sample_kind)) {
+                return self.broken(&format!("`forward` gave `{}` {problem}", output.name));
+            }
         }
         Ok(maps)
     }
@@ -284,10 +285,6 @@ fn check_block(block: &Block, rows: &Labels) -> Result<(), String> {
 /// Whether these are labels, for so many entries.
 fn fit(labels: &Labels, entries: usize) -> bool {
     !labels.names.is_empty() && labels.names.len().checked_mul(entries) == Some(labels.values.len())
-}
-
-fn broken(message: &str) -> HostError {
-    HostError::Trapped { message: printable(message), backtrace: String::new() }
 }
 
 #[cfg(test)]

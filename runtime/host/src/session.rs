@@ -272,8 +272,18 @@ impl Session {
         &mut self,
         given: crate::serve::bindings::kilnbox::architecture::checkpoint::Checkpoint,
     ) -> Result<Checkpoint, HostError> {
-        self.host(|state| state.receive_checkpoint(given))?
-            .map_err(|message| HostError::Trapped { message: printable(&message), backtrace: String::new() })
+        self.host(|state| state.receive_checkpoint(given))?.or_else(|message| self.broken(&message))
+    }
+
+    /// The architecture broke the contract with an answer: like one that traps, it is of no more use.
+    pub(crate) fn broken<T>(&mut self, message: &str) -> Result<T, HostError> {
+        self.live = None;
+        Err(HostError::Trapped { message: printable(message), backtrace: String::new() })
+    }
+
+    /// Whether it has not failed.
+    pub(crate) fn is_alive(&self) -> bool {
+        self.live.is_some()
     }
 
     /// Work on the state between calls.

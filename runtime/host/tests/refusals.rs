@@ -94,6 +94,25 @@ fn interfaces_that_the_contract_does_not_have_are_refused() {
 }
 
 #[test]
+fn another_version_of_the_contract_is_named() {
+    for (version, expected) in [
+        ("0.2.0", Some("version 0.2.0 of the contract, and this program serves 0.1.0")),
+        ("1.0.0", Some("version 1.0.0")),
+        ("0.1.1-rc.1", Some("version 0.1.1-rc.1")),
+        ("0.10.0", Some("version 0.10.0")),
+        ("0.1.7", None),
+    ] {
+        let text = format!(r#"(component (import "kilnbox:architecture/report@{version}" (instance)))"#);
+        let problem = refusal(&component(&text));
+        match expected {
+            Some(expected) => assert!(problem.contains(expected), "{version}: {problem}"),
+            // It is of our track, and lacks what every architecture exports.
+            None => assert!(problem.contains("does not keep to the contract"), "{version}: {problem}"),
+        }
+    }
+}
+
+#[test]
 fn a_component_that_is_no_architecture_is_refused() {
     let problem = refusal(&component("(component)"));
     assert!(problem.contains("contract"), "{problem}");
