@@ -432,6 +432,10 @@ impl Observer for RunObserver {
 
     fn save_checkpoint(&mut self, name: &str, checkpoint: Checkpoint) -> Result<(), String> {
         let path = self.folder.file(&format!("{name}.{CHECKPOINT_SUFFIX}"));
-        self.context.file(&checkpoint)?.write(&path).map_err(|error| error.to_string())
+        // With its cause: that the disk is full is what a user has to know.
+        self.context.file(&checkpoint)?.write(&path).map_err(|error| match std::error::Error::source(&error) {
+            Some(cause) => format!("{error}: {cause}"),
+            None => error.to_string(),
+        })
     }
 }
