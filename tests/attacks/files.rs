@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use kilnbox_bundle::{ArchitectureIdentity, CheckpointFile, ElementType, ModelFile, NamedTensor, sha256_digest};
-use kilnbox_host::{Engine, EngineOptions};
+use kilnbox_host::{Engine, EngineOptions, Limits};
 use kilnbox_tests::{Workplace, ethanol_structures};
 use serde_json::json;
 
-use crate::guest::{component, describe, small};
+use crate::guest::{component, describe, small, train, training};
 use crate::table::Outcome::{Harmless, InputError, Refused};
 use crate::table::{Ending, Fallible};
 
@@ -111,7 +111,7 @@ attacks! {
     }
 
     "35" another_version_of_the_contract_is_refused:
-    "a component made for a newer, an older or another version of the contract" => Refused, says ["0.1.0"], {
+    "a component made for a newer, an older or another version of the contract" => Refused, says ["contract"], {
         let honest = honest()?;
         let mut endings = Vec::new();
         for version in ["@0.2.0", "@9.9.9", "@0.0.9", "@1.0.0"] {
@@ -431,6 +431,37 @@ attacks! {
         endings
     }
 
+    "47" a_checkpoints_name_is_no_path:
+    "checkpoints with names that lead out of the run's folder, or that no file can have" => Harmless,
+    says ["letters, digits, `_` and `-`"], {
+        let long = "a".repeat(65);
+        let names: [&str; 10] = [
+            "../../.ssh/authorized_keys", "/etc/passwd", "..", ".", "", "a/b", "a.ckpt", "a\\00b", "\\1b[2J", &long,
+        ];
+        let (ending, record) = train(&saving(&names.map(|name| (name, false)))?, small(), vec![])?;
+        let told: Vec<String> = record.log.into_iter().map(|(_, message)| message).collect();
+        if !record.checkpoints.is_empty() || told.len() != names.len() {
+            return Err(format!("{:?} were kept, {told:?} was told", record.checkpoints).into());
+        }
+        told.into_iter().map(|message| Ending { message, ..ending.clone() }).collect::<Vec<_>>()
+    }
+
+    "48" checkpoints_fill_no_disk:
+    "more, larger and altogether more bytes of checkpoints than a run may leave" => Harmless, says ["are kept (`"], {
+        // Each has one number and `{}`, six bytes.
+        let cases: [(Limits, &[(&str, bool)]); 3] = [
+            (Limits { checkpoints: 2, ..small() }, &[("a", true), ("b", true), ("a", true), ("c", false)]),
+            (Limits { checkpoint_bytes: 5, ..small() }, &[("a", false)]),
+            (Limits { disk_bytes: 13, ..small() }, &[("a", true), ("b", true), ("b", true), ("c", false)]),
+        ];
+        let mut endings = Vec::new();
+        for (limits, names) in cases {
+            let (ending, record) = train(&saving(names)?, limits, vec![])?;
+            endings.push(Ending { message: record.log.into_iter().map(|(_, message)| message).collect(), ..ending });
+        }
+        endings
+    }
+
     "49" hostile_data_is_refused_with_its_line:
     "structures with impossible counts, numbers, elements, cells and labels" => InputError, says ["data.xyz"], {
         let keys: String = (0..1_000_000).map(|key| format!(" k{key}")).collect();
@@ -648,6 +679,34 @@ fn input_error(outcome: kilnbox_tests::Outcome) -> Fallible<Ending> {
         return Ok(Ending::input_error(errors));
     }
     Err(format!("exit code {code:?}: {errors:.2000}").into())
+}
+
+/// A guest that saves checkpoints of these names and says why one was refused. It traps where it is not as said whether they are kept.
+fn saving(names: &[(&str, bool)]) -> Fallible<Vec<u8>> {
+    let mut body = String::from("(local $number i32)");
+    let mut data = String::from(r#"(data (i32.const 68) "{}") (data (i32.const 72) "a")"#);
+    for (place, (name, is_kept)) in names.iter().enumerate() {
+        let at = 0x1000 + 0x100 * place;
+        // Of an escape, `\\00`, three characters stand for one byte.
+        let length = name.len() - 2 * name.matches('\\').count();
+        let otherwise = if *is_kept { "" } else { "i32.eqz" };
+        data.push_str(&format!(r#"(data (i32.const {at}) "{name}")"#));
+        body.push_str(&format!(
+            "(local.set $number (call $tensor.full (i32.const 64) (i32.const 0) (f64.const 1) (i32.const 0)))
+            (i32.store (i32.const 0xb100) (i32.const 72)) (i32.store (i32.const 0xb104) (i32.const 1))
+            (i32.store (i32.const 0xb108) (local.get $number))
+            (call $checkpoint.checkpoint-folder.save (local.get $folder) (i32.const {at}) (i32.const {length})
+                (i32.const 1) (i32.const 1) (i32.const 0) (i32.const 0) (i32.const 68) (i32.const 2)
+                (i32.const 0xb100) (i32.const 1) (i32.const 0xb000))
+            (i32.load8_u (i32.const 0xb000)) {otherwise} (if (then unreachable))"
+        ));
+        if !is_kept {
+            body.push_str(
+                "(call $report.log (i32.const 1) (i32.load (i32.const 0xb004)) (i32.load (i32.const 0xb008)))",
+            );
+        }
+    }
+    training(&body, &data)
 }
 
 fn honest() -> Fallible<Vec<u8>> {
