@@ -498,11 +498,11 @@ attacks! {
     "49b" pairs_without_end_are_counted:
     "structures and cutoffs with more pairs of atoms than memory holds" => InputError, says ["too many pairs"], {
         let place = Workplace::new()?;
-        // 7000 atoms within reach of each other are 49 million pairs.
-        let heap: String = (0..7000).map(|atom| format!("H 0 0 {}\n", f64::from(atom) / 7000.0)).collect();
+        // 9000 atoms within reach of each other are 81 million pairs.
+        let heap: String = (0..9000).map(|atom| format!("H 0 0 {}\n", f64::from(atom) / 9000.0)).collect();
         let crystal = "1\nenergy=1 Lattice=\"0.01 0 0 0 0.01 0 0 0 0.01\"\nH 0 0 0\n";
         let mut endings = Vec::new();
-        for structure in [format!("7000\nenergy=1\n{heap}"), crystal.to_owned()] {
+        for structure in [format!("9000\nenergy=1\n{heap}"), crystal.to_owned()] {
             place.write("data.xyz", &structure.repeat(4))?;
             place.write("options.yaml", &options("{name: soap-bpnn, training: {num_epochs: 1, batch_size: 1}}"))?;
             endings.push(input_error(place.run(&["train", "options.yaml"])?)?);

@@ -104,8 +104,8 @@ limits! {
     stack_bytes: Bytes = 2 << 20;
     /// Handles (tensors, batches, systems) that live at one time.
     handles: Count = 1_000_000;
-    /// All tensors that live at one time, the history of gradients included, each with 512 bytes beside its elements. By default three quarters
-    /// of the machine's memory, 64 GiB at most.
+    /// All tensors that live at one time, the history of gradients included, each with 512 bytes beside its elements. By default half of the
+    /// machine's memory, 64 GiB at most.
     tensor_bytes: Bytes = default_tensor_bytes();
     /// One operation.
     operation_cost: Multiplications = 1e14;
@@ -157,7 +157,7 @@ impl Limits {
         let mut table = "| limit | default | what it bounds |\n|---|---|---|\n".to_owned();
         for limit in LIMITS {
             let value = match limit.name {
-                "tensor_bytes" => "¾ of memory".to_owned(),
+                "tensor_bytes" => "half of the memory".to_owned(),
                 name => format!("`{}`", defaults.value(name).unwrap_or_default()),
             };
             let _ = writeln!(table, "| `{}` | {value} | {} |", limit.name, limit.description.trim());
@@ -229,12 +229,13 @@ fn expected(unit: Unit, name: &str, text: &str) -> String {
     format!("`{name}` is `{}`, expected {example}, or `{UNBOUNDED}`", crate::error::printable(text))
 }
 
-/// Three quarters of the memory that this process may use, so that a run that needs too much is told so before the system ends it.
+/// Half of the memory that this process may use: kernels and data need some beside tensors, and a run that needs too much shall be told so before the
+/// system ends it.
 fn default_tensor_bytes() -> u64 {
     const MOST: u64 = 64 << 30;
     // In whole steps, so that the value can be read.
     const STEP: u64 = 64 << 20;
-    available_memory().map_or(MOST, |bytes| (bytes / 4 * 3 / STEP * STEP).clamp(STEP, MOST))
+    available_memory().map_or(MOST, |bytes| (bytes / 2 / STEP * STEP).clamp(STEP, MOST))
 }
 
 /// The memory of the machine, or of the control group if that is less. Known on Linux only.
@@ -302,6 +303,6 @@ mod tests {
     fn the_default_leaves_memory_to_others() {
         let bytes = default_tensor_bytes();
         assert!(bytes >= 1 << 28, "{bytes}");
-        assert!(available_memory().is_none_or(|memory| bytes <= memory / 4 * 3));
+        assert!(available_memory().is_none_or(|memory| bytes <= memory / 2));
     }
 }
