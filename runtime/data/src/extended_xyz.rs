@@ -419,7 +419,7 @@ fn value_of(raw: &Raw) -> Value {
         Raw::Absent => return Value::Booleans(vec![true]),
         Raw::Quoted(_) | Raw::Bare(_) if !text.contains(',') => text.split_ascii_whitespace().collect(),
         // Numbers may have commas between them; in a text they are kept, because then `text` is taken as it is.
-        Raw::Quoted(_) | Raw::Bare(_) => text.split(',').map(str::trim).collect(),
+        Raw::Quoted(_) | Raw::Bare(_) => text.split(',').map(str::trim_ascii).collect(),
         Raw::Array(_) => text
             .split(|character: char| character.is_ascii_whitespace() || ",[]{}".contains(character))
             .filter(|word| !word.is_empty())
@@ -611,6 +611,9 @@ mod tests {
             ("a=1,2", numbers(&[1.0, 2.0])),
             ("a=\"1, 2\"", numbers(&[1.0, 2.0])),
             ("a=\"x, 2\"", Value::Text("x, 2".into())),
+            // A vertical tab is no space, in whichever form the value stands.
+            ("a=\"1,\u{b}2\"", Value::Text("1,\u{b}2".into())),
+            ("a=[1,\u{b}2]", Value::Text("1,\u{b}2".into())),
             ("a=b=c", Value::Text("b=c".into())),
             ("a=word", Value::Text("word".into())),
             ("a=\"two words\"", Value::Text("two words".into())),
