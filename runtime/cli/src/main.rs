@@ -18,6 +18,9 @@ struct Arguments {
     /// Bounds what an architecture may use, as in `--limit tensor_bytes=8GiB`; can be repeated. `kilnbox limits` shows all.
     #[arg(long = "limit", global = true, value_name = "NAME=VALUE")]
     limits: Vec<String>,
+    /// Runs architectures that ask for WASI, as other languages' toolchains build them, and gives them nothing: no files, no network, no environment, no time.
+    #[arg(long, global = true)]
+    allow_inert_wasi: bool,
     /// Also shows what is meant for developers of architectures.
     #[arg(long, global = true)]
     debug: bool,
@@ -106,7 +109,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: Arguments) -> Result<(), CliError> {
     let debug = arguments.debug;
-    let sandbox = Sandbox::new(&arguments.limits)?;
+    let sandbox = Sandbox { allow_inert_wasi: arguments.allow_inert_wasi, ..Sandbox::new(&arguments.limits)? };
     match arguments.command {
         Command::Train(TrainArguments { options, output, overrides, restart }) => {
             train::run(&train::Request { options, output, overrides, restart, sandbox, debug })

@@ -21,6 +21,8 @@ pub const COMPILE_COMPONENT: &str = "compile-component";
 pub struct Sandbox {
     /// What a run may use.
     pub limits: Limits,
+    /// Whether architectures that ask for WASI may run, with nothing behind it.
+    pub allow_inert_wasi: bool,
 }
 
 impl Sandbox {
@@ -75,6 +77,7 @@ impl Sandbox {
             compiled_code_cache: cache.map(|cache| cache.join("kilnbox")),
             compiler: Compiler::Child { program: this_program()?, arguments: vec![COMPILE_COMPONENT.into()] },
             limits: self.limits.clone(),
+            allow_inert_wasi: self.allow_inert_wasi,
         })?)
     }
 

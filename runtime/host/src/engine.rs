@@ -16,7 +16,7 @@ use crate::error::{HostError, printable};
 use crate::imports::imported_names;
 use crate::limits::Limits;
 use crate::serve::bindings::ArchitecturePre;
-use crate::serve::{self, State};
+use crate::serve::{self, State, inert_wasi};
 
 /// Every interface of the contract has this prefix.
 const CONTRACT: &str = "kilnbox:architecture/";
@@ -34,6 +34,8 @@ pub struct EngineOptions {
     pub compiler: Compiler,
     /// What a component may take to be compiled, and what its sessions will have: without any limit on time, guests are compiled without looking at the clock.
     pub limits: Limits,
+    /// Whether imports of WASI 0.2 are served with nothing behind them: no folder, no socket, no environment, no time.
+    pub allow_inert_wasi: bool,
 }
 
 /// Compiles components. All engines of a process share one compiler and one clock.
@@ -43,6 +45,7 @@ pub struct Engine {
     cache: Option<CodeCache>,
     compiler: Compiler,
     limits: Limits,
+    allow_inert_wasi: bool,
 }
 
 /// A component that keeps to the contract, compiled.
@@ -74,7 +77,13 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self, HostError> {
         let engine = shared_engine(Settings::of(&options.limits))?;
         let cache = options.compiled_code_cache.as_deref().and_then(CodeCache::open);
-        Ok(Self { engine, cache, compiler: options.compiler.clone(), limits: options.limits.clone() })
+        Ok(Self {
+            engine,
+            cache,
+            compiler: options.compiler.clone(),
+            limits: options.limits.clone(),
+            allow_inert_wasi: options.allow_inert_wasi,
+        })
     }
 
     /// Checks that `bytes` are a component which wants nothing but the contract, and compiles it or takes its compiled code from the cache.
@@ -93,11 +102,16 @@ impl Engine {
                 "it is not a WebAssembly component (a plain module, or another kind of file?)",
             ));
         }
-        check_imports(bytes)?;
+        check_imports(bytes, self.allow_inert_wasi)?;
         let digest = hexadecimal(&Sha256::digest(bytes));
         let compiled = self.compiled(bytes, &digest)?;
         let mut linker = Linker::new(&self.engine);
         serve::add_to_linker(&mut linker).map_err(|error| HostError::Bug(format!("{error:#}")))?;
+        if self.allow_inert_wasi {
+            inert_wasi::add_to_linker(&mut linker, &compiled).map_err(|error| {
+                HostError::refused(printable(&format!("what it asks of WASI cannot be served: {error:#}")))
+            })?;
+        }
         let pre = linker
             .instantiate_pre(&compiled)
             .and_then(ArchitecturePre::new)
@@ -147,11 +161,14 @@ enum Code<'a> {
 }
 
 /// Names everything that the component imports from elsewhere than the contract, before anything is compiled.
-fn check_imports(component: &[u8]) -> Result<(), HostError> {
+fn check_imports(component: &[u8], allow_inert_wasi: bool) -> Result<(), HostError> {
     let names = imported_names(component)
         .map_err(|problem| HostError::refused(printable(&format!("it cannot be read: {problem}"))))?;
     let (ours, foreign): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| name.starts_with(CONTRACT));
-    if foreign.is_empty() {
+    let is_wasi = |name: &&str| inert_wasi::interface(name).is_some();
+    if foreign.is_empty()
+        || allow_inert_wasi && foreign.len() <= inert_wasi::MOST_INTERFACES && foreign.iter().all(is_wasi)
+    {
         return check_version(&ours);
     }
     let listed: Vec<String> = foreign.iter().take(MOST_LISTED).map(|name| format!("`{}`", one_line(name))).collect();
@@ -159,8 +176,14 @@ fn check_imports(component: &[u8]) -> Result<(), HostError> {
         0 => String::new(),
         more => format!(" and {more} more"),
     };
+    // Told only where it is all that is missing.
+    let advice = if !allow_inert_wasi && foreign.len() <= inert_wasi::MOST_INTERFACES && foreign.iter().all(is_wasi) {
+        "; `--allow-inert-wasi` serves these imports with nothing behind them"
+    } else {
+        ""
+    };
     Err(HostError::refused(format!(
-        "it asks for {}{more}, but an architecture is given `{CONTRACT}*` and nothing else",
+        "it asks for {}{more}, but an architecture is given `{CONTRACT}*` and nothing else{advice}",
         listed.join(", ")
     )))
 }

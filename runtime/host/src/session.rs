@@ -325,7 +325,11 @@ impl Session {
             return Err(HostError::Bug("a call into an architecture that has already failed".to_owned()));
         };
         let architecture = &live.architecture;
-        let result = self.run(self.allowance(seconds), &mut live.store, |store| work(architecture, store));
+        let result = self.run(self.allowance(seconds), &mut live.store, |store| {
+            let result = work(architecture, store);
+            store.data_mut().end_lines();
+            result
+        });
         if result.is_ok() {
             self.live = Some(live);
         }

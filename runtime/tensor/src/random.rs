@@ -23,6 +23,25 @@ impl Random {
         Self { seed, generator: ChaCha8Rng::seed_from_u64(seed) }
     }
 
+    /// Another stream of this seed, which has no number in common with the one above but by chance.
+    pub fn beside(seed: u64) -> Self {
+        let mut random = Self::new(seed);
+        random.generator.set_stream(1);
+        random
+    }
+
+    /// Bytes, each as likely as the others.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        let mut bytes = vec![0; count];
+        self.generator.fill_bytes(&mut bytes);
+        bytes
+    }
+
+    /// A number of 64 bits, each as likely as the others.
+    pub fn word(&mut self) -> u64 {
+        self.generator.next_u64()
+    }
+
     /// Uniform in `[low, high)`.
     ///
     /// # Errors

@@ -5,6 +5,7 @@
 mod checkpoint;
 pub(crate) mod convert;
 mod data;
+pub(crate) mod inert_wasi;
 mod operations;
 mod report;
 mod tensor;
@@ -17,6 +18,7 @@ use kilnbox_tensor::{Device, Misuse, Tensor};
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{ResourceLimiter, Result};
 
+use self::inert_wasi::InertWasi;
 use crate::error::{HostPanic, LimitReached, TimeIsUp, panic_message};
 use crate::limits::Limits;
 use crate::service::report::Reporter;
@@ -48,6 +50,7 @@ pub(crate) struct State {
     pub(crate) device: Device,
     pub(crate) random: Random,
     pub(crate) reporter: Reporter,
+    inert_wasi: InertWasi,
     limits: Limits,
     /// What all memories of the guest have, and all its tables.
     memory_bytes: u64,
@@ -58,7 +61,21 @@ impl State {
     pub(crate) fn new(device: Device, seed: u64, reporter: Reporter, limits: Limits) -> Self {
         let mut table = ResourceTable::new();
         table.set_max_capacity(usize::try_from(limits.handles).unwrap_or(usize::MAX));
-        Self { table, device, random: Random::new(seed), reporter, limits, memory_bytes: 0, table_entries: 0 }
+        Self {
+            table,
+            device,
+            random: Random::new(seed),
+            reporter,
+            inert_wasi: InertWasi::new(seed),
+            limits,
+            memory_bytes: 0,
+            table_entries: 0,
+        }
+    }
+
+    /// Logs what the guest wrote without ending the line.
+    pub(crate) fn end_lines(&mut self) {
+        self.inert_wasi.end_lines(&mut self.reporter);
     }
 
     /// The value behind a handle.
