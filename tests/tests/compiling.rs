@@ -90,7 +90,9 @@ fn limit(component: &[u8], limits: Limits) -> Fallible<(&'static str, String, Du
     let folder = tempfile::tempdir()?;
     let cache = folder.path().join("cache");
     let compiler = compiler(folder.path())?;
-    let engine = Engine::new(&EngineOptions { compiled_code_cache: Some(cache.clone()), compiler, limits })?;
+    let options =
+        EngineOptions { compiled_code_cache: Some(cache.clone()), compiler, limits, ..EngineOptions::default() };
+    let engine = Engine::new(&options)?;
     let start = Instant::now();
     let outcome = engine.load(component);
     let time = start.elapsed();

@@ -151,7 +151,7 @@ pub(crate) fn contract(
     let &[count, m, n] = blocks.shape() else { unreachable!("the rank was checked") };
     if m * n == 0 {
         // Sums of nothing, however many blocks without elements there are.
-        return for_float!(rows.dtype(), R => from_host(vec![R::default(); shape.iter().product()], shape, rows.dtype()));
+        return super::zeros(shape, rows.dtype());
     }
     let (rows_host, blocks_host, segments) = (rows.host(), blocks.host(), segments.host());
     let (groups, stop) = (Groups::new(segments.values(), count), Stop::current());
