@@ -393,7 +393,7 @@ attacks! {
             (|file| file.architecture.name = "pet".into(), "is one of `pet`"),
             (|file| file.architecture.name = "\u{1b}[2J\u{202e}".into(), "\\u{1b}[2J\\u{202e}"),
             (|file| file.hypers["model"]["secret"] = json!(1), "`architecture.model.secret`"),
-            (|file| file.tensors.retain(|tensor| tensor.name != "norm.scale"), "parameter `norm.scale` is not in the checkpoint"),
+            (|file| file.tensors.retain(|tensor| !tensor.name.ends_with("norm.scale")), "parameter `norm.scale` is not in the checkpoint"),
             (
                 |file| file.tensors.iter_mut().for_each(|tensor| tensor.shape.push(1)),
                 "parameter `norm.scale` is [3, 2556, 1] in the checkpoint, expected [3, 2556]",
