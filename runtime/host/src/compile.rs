@@ -363,8 +363,8 @@ mod tests {
             ("echo 'unknown command' >&2; exit 1", "did not answer (exit status: 1): unknown command"),
             ("", "did not answer (exit status: 0)"),
             // Whoever never stops writing meets a closed pipe.
-            ("yes >&2", "compile_seconds: "),
-            ("sleep 60", "compile_seconds: compiling it takes longer than 5 s"),
+            ("yes >&2; exit 3", "did not answer (exit status: 3): y"),
+            ("exec sleep 60", "compile_seconds: compiling it takes longer than 5 s"),
         ];
         std::thread::scope(|scope| {
             for (script, expected) in cases {

@@ -185,7 +185,7 @@ fn write_count(unit: Unit, value: u64) -> String {
     }
     if unit == Unit::Bytes {
         for (suffix, size) in [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)] {
-            if value != 0 && value % size == 0 {
+            if value != 0 && value.is_multiple_of(size) {
                 return format!("{}{suffix}", value / size);
             }
         }

@@ -828,7 +828,7 @@ impl<'a> Sequence<'a> {
     }
 
     fn algebra(&mut self) {
-        if self.byte() % 3 > 0 {
+        if !self.byte().is_multiple_of(3) {
             let a = self.any();
             let columns = a.kind.shape.last().copied().unwrap_or(2);
             let mut other = vec![columns, self.size()];
