@@ -21,8 +21,8 @@ attacks! {
         let guest = component(include_str!("guests/endless-loop.wat"))?;
         let start = Instant::now();
         let ending = describe(&guest, hasty())?;
-        // A tick of the clock late, and on a machine that is busy with other tests.
-        assert!(start.elapsed().as_secs_f64() < 2.0, "{:?}", start.elapsed());
+        // A tick of the clock late, on a machine that is busy with other tests.
+        assert!(start.elapsed().as_secs_f64() < 5.0, "{:?}", start.elapsed());
         ending
     }
 
@@ -358,7 +358,7 @@ fn roomy() -> Limits {
 }
 
 /// The component with an empty module at its end, and so many instances of that.
-pub fn with_instances(component: &[u8], count: u32) -> Vec<u8> {
+fn with_instances(component: &[u8], count: u32) -> Vec<u8> {
     const MODULE: u8 = 1;
     const INSTANCES: u8 = 2;
     const EMPTY_MODULE: &[u8] = b"\0asm\x01\0\0\0";
@@ -370,13 +370,12 @@ pub fn with_instances(component: &[u8], count: u32) -> Vec<u8> {
         instances.extend(number(module));
         instances.push(0);
     }
-    let mut bytes = component.to_vec();
-    for (id, content) in [(MODULE, EMPTY_MODULE), (INSTANCES, &instances)] {
-        bytes.push(id);
-        bytes.extend(number(content.len() as u32));
-        bytes.extend(content);
-    }
-    bytes
+    [component, &section(MODULE, EMPTY_MODULE), &section(INSTANCES, &instances)].concat()
+}
+
+/// A section of a component or module.
+pub fn section(kind: u8, content: &[u8]) -> Vec<u8> {
+    [&[kind][..], &number(content.len() as u32), content].concat()
 }
 
 /// The kinds of a component's sections.
@@ -399,7 +398,7 @@ fn sections(component: &[u8]) -> impl Iterator<Item = u8> {
 }
 
 /// A number as components have it: seven bits in each byte, the lowest first.
-fn number(mut value: u32) -> Vec<u8> {
+pub fn number(mut value: u32) -> Vec<u8> {
     let mut bytes = Vec::new();
     while value >= 0x80 {
         bytes.push(value as u8 | 0x80);

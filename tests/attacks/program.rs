@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use kilnbox_tests::{Workplace, ethanol_structures};
 
+use crate::execution::{number, section};
 use crate::guest::{MODELS, component, training};
 use crate::table::Outcome::{ArchitectureError, Harmless, Limit, Trapped};
 use crate::table::{Ending, Fallible};
@@ -65,14 +66,14 @@ attacks! {
     }
 
     "29c" a_flood_leaves_a_short_log:
-    "a million lines of log, in the program" => Harmless, says [], {
+    "200,000 lines of log and reports of progress, in the program" => Harmless, says [], {
         let guest = training(
             "(local $i i32)
             (loop $again
                 (call $report.log (i32.const 1) (i32.const 0x4000) (i32.const 100))
                 (call $report.step (i32.const -1) (i32.const -1) (i32.const -1) (i32.const -1))
                 (local.set $i (i32.add (local.get $i) (i32.const 1)))
-                (br_if $again (i32.lt_u (local.get $i) (i32.const 1000000))))",
+                (br_if $again (i32.lt_u (local.get $i) (i32.const 200000))))",
             ABOUT,
         )?;
         let start = Instant::now();
@@ -99,6 +100,20 @@ attacks! {
         let guarded = |cell: &str| !cell.trim_matches('"').starts_with(['=', '+', '@']);
         assert!(table.split([',', '\n']).all(guarded), "{table}");
         Ending::harmless(table.clone())
+    }
+
+    "33" a_bomb_for_the_compiler_ends_in_time:
+    "files that take hours to compile: a million blocks, 100,000 functions, parts that are made of ten others ten levels deep"
+    => Limit("compile_seconds"), says ["compiling it takes longer than 0.25 s"], {
+        bombs()?.iter().map(|bomb| Attempt::train(bomb, &["--limit", "compile_seconds=0.25"])?.ending()).collect::<Fallible<Vec<_>>>()?
+    }
+
+    "33c" a_bomb_for_the_compiler_gets_only_so_much_memory:
+    "files that take all memory to compile" => Limit("compile_memory_bytes"), says ["more than 100663296 bytes of memory"], {
+        bombs()?
+            .iter()
+            .map(|bomb| Attempt::train(bomb, &["--limit", "compile_memory_bytes=96MiB"])?.ending())
+            .collect::<Fallible<Vec<_>>>()?
     }
 
     "67" lines_of_the_log_cannot_be_forged:
@@ -177,4 +192,27 @@ impl Attempt {
     fn ending(&self) -> Fallible<Ending> {
         Ending::of_program(&self.outcome)
     }
+}
+
+/// Small components that compilers do not get to the end of.
+fn bombs() -> Fallible<Vec<Vec<u8>>> {
+    // A block that is left early if the argument is not zero.
+    const BLOCK: [u8; 7] = [0x02, 0x40, 0x20, 0x00, 0x0d, 0x00, 0x0b];
+    let functions = |count: u32, blocks: usize| {
+        let body = [&[0][..], &BLOCK.repeat(blocks), &[0x0b]].concat();
+        let body = [number(body.len() as u32), body].concat();
+        let module = [
+            &b"\0asm\x01\0\0\0"[..],
+            // One type, of functions that take a number.
+            &section(1, &[1, 0x60, 1, 0x7f, 0]),
+            &section(3, &[number(count), vec![0; count as usize]].concat()),
+            &section(10, &[number(count), body.repeat(count as usize)].concat()),
+        ];
+        [&b"\0asm\x0d\0\x01\0"[..], &section(1, &module.concat())].concat()
+    };
+    let mut part = "(component $part (core module $m) (core instance (instantiate $m)))".to_owned();
+    for _ in 0..10 {
+        part = format!("(component $part {part} {})", "(instance (instantiate $part))".repeat(10));
+    }
+    Ok(vec![functions(1, 1_000_000), functions(100_000, 20), wat::parse_str(part)?])
 }
