@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use crate::neighbor_list::{Geometry, MOST_PAIRS, PairList, neighbor_list, neighbor_list_within, spanning_cell};
+use crate::neighbor_list::{Geometry, MOST_PAIRS, PairList, neighbor_list_within, spanning_cell};
 use crate::target::{Files, TargetData, TargetSource};
 use crate::types::{DatasetInfo, NeighborListOptions, SampleKind, TensorMap};
 use crate::{DataError, units};
@@ -372,6 +372,8 @@ impl Dataset {
         const CLOSEST: f64 = 0.4;
         /// In any molecule or solid some two atoms are closer.
         const FARTHEST: f64 = 5.0;
+        /// Structures with more pairs than this are not worth the time for a warning.
+        const MOST: usize = 1 << 20;
         let options = NeighborListOptions { cutoff: FARTHEST / angstrom, full_list: false, strict: true };
         let mut closest = f64::INFINITY;
         let mut has_pairs = false;
@@ -379,7 +381,7 @@ impl Dataset {
             let view = self.view(*index);
             has_pairs |= view.types.len() > 1;
             let geometry = Geometry { positions: view.positions, cell: view.cell, periodic: view.periodic };
-            let pairs = neighbor_list(geometry, &options).ok()?;
+            let pairs = neighbor_list_within(geometry, &options, MOST, &AtomicBool::new(false)).ok()?;
             for (pair, shift) in pairs.atoms.iter().zip(&pairs.shifts) {
                 let squared: f64 = (0..3)
                     .map(|axis| {
