@@ -90,10 +90,10 @@ impl Tensor {
         // The quota is asked before anything of that size is allocated.
         drop(memory::reserve(NAME, count * dtype.size())?);
         match dtype {
-            DType::Float32 => Self::from_values(NAME, device, shape, vec![value as f32; count], dtype),
-            DType::Float64 => Self::from_values(NAME, device, shape, vec![value; count], dtype),
-            DType::Int32 => Self::from_values(NAME, device, shape, vec![value as i32; count], dtype),
-            DType::Int64 => Self::from_values(NAME, device, shape, vec![value as i64; count], dtype),
+            DType::Float32 => Self::from_values(NAME, device, shape, constant(count, value as f32), dtype),
+            DType::Float64 => Self::from_values(NAME, device, shape, constant(count, value), dtype),
+            DType::Int32 => Self::from_values(NAME, device, shape, constant(count, value as i32), dtype),
+            DType::Int64 => Self::from_values(NAME, device, shape, constant(count, value as i64), dtype),
             DType::Boolean => Self::from_boolean(device, shape, &vec![value != 0.0; count]),
         }
     }
@@ -288,6 +288,23 @@ impl Tensor {
             host.values::<i64>().iter().fold((i64::MAX, i64::MIN), |(low, high), &value| range(low, high, value))
         }))
     }
+}
+
+/// So many times the same. What has to be written takes seconds for gigabytes, and may be stopped.
+fn constant<E: Copy + Default + PartialEq>(count: usize, value: E) -> Vec<E> {
+    /// The elements that are written at a time.
+    const PART: usize = 1 << 20;
+    if count <= PART || value == E::default() {
+        // Zeros come from the system, and are not written.
+        return vec![value; count];
+    }
+    let stop = Stop::current();
+    let mut values = Vec::with_capacity(count);
+    while values.len() < count {
+        stop.check();
+        values.resize((values.len() + PART).min(count), value);
+    }
+    values
 }
 
 /// A result without elements needs no kernel, and some of burn's kernels panic on one.
