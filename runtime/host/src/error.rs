@@ -123,8 +123,10 @@ pub(crate) fn printable(text: &str) -> String {
         }
         match character {
             '\n' | '\t' => shown.push(character),
-            // Bidirectional overrides can make a line read as another one.
-            '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => shown.extend(character.escape_unicode()),
+            // Marks and overrides of the direction of writing can make a line read as another one.
+            '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' => {
+                shown.extend(character.escape_unicode());
+            }
             _ if character.is_control() => shown.extend(character.escape_unicode()),
             _ => shown.push(character),
         }
@@ -144,6 +146,7 @@ mod tests {
             ("\u{1b}[2Jgone", "\\u{1b}[2Jgone".to_owned()),
             ("carriage\rreturn", "carriage\\u{d}return".to_owned()),
             ("over\u{202e}ride", "over\\u{202e}ride".to_owned()),
+            ("mark\u{200f}ed\u{61c}", "mark\\u{200f}ed\\u{61c}".to_owned()),
             (&"x".repeat(5000), "x".repeat(4096) + " ..."),
         ];
         for (text, expected) in cases {
