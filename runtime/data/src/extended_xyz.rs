@@ -414,27 +414,36 @@ impl Raw {
 }
 
 fn value_of(raw: &Raw) -> Value {
-    let text = raw.text();
-    let words: Vec<&str> = match raw {
-        Raw::Absent => return Value::Booleans(vec![true]),
-        Raw::Quoted(_) | Raw::Bare(_) if !text.contains(',') => text.split_ascii_whitespace().collect(),
+    match raw {
+        Raw::Absent => Value::Booleans(vec![true]),
+        // What is no array after all is the text between the brackets, as if that stood in quotes: it is written in them, and must read the same again.
+        Raw::Array(text) => array(text).unwrap_or_else(|| value_of_text(text)),
+        Raw::Bare(text) | Raw::Quoted(text) => value_of_text(text),
+    }
+}
+
+fn value_of_text(text: &str) -> Value {
+    let json = text.strip_prefix("_JSON").map_or(text, str::trim_start);
+    let value = match json.starts_with('[') {
+        true => array(json),
         // Numbers may have commas between them; in a text they are kept, because then `text` is taken as it is.
-        Raw::Quoted(_) | Raw::Bare(_) => text.split(',').map(str::trim_ascii).collect(),
-        Raw::Array(_) => text
-            .split(|character: char| character.is_ascii_whitespace() || ",[]{}".contains(character))
-            .filter(|word| !word.is_empty())
-            .collect(),
+        false if text.contains(',') => listed(text.split(',').map(str::trim_ascii)),
+        false => listed(text.split_ascii_whitespace()),
     };
-    if words.is_empty() {
-        return Value::Text(text.to_owned());
-    }
-    if let Some(booleans) = words.iter().map(|word| boolean(word)).collect() {
-        return Value::Booleans(booleans);
-    }
-    match words.iter().map(|word| number(word)).collect() {
-        Some(numbers) => Value::Numbers(numbers),
-        None => Value::Text(text.to_owned()),
-    }
+    value.unwrap_or_else(|| Value::Text(text.to_owned()))
+}
+
+/// The numbers or truth values of an array, however it is nested.
+fn array(text: &str) -> Option<Value> {
+    let is_between = |character: char| character.is_ascii_whitespace() || ",[]{}".contains(character);
+    listed(text.split(is_between).filter(|word| !word.is_empty()))
+}
+
+/// Truth values or numbers, at least one, if all words are such.
+fn listed<'a>(words: impl Iterator<Item = &'a str> + Clone) -> Option<Value> {
+    words.clone().next()?;
+    let booleans: Option<Vec<bool>> = words.clone().map(boolean).collect();
+    booleans.map(Value::Booleans).or_else(|| words.map(number).collect::<Option<_>>().map(Value::Numbers))
 }
 
 /// Splits the second line. Keys may be quoted; a key without a value is true.
@@ -470,9 +479,7 @@ fn key_values(line: &str) -> Result<Vec<(String, Raw)>, String> {
 fn split_value(rest: &str) -> Result<(Raw, &str), String> {
     if let Some((quote, quoted)) = opening_quote(rest) {
         let (text, after) = split_quoted(quoted, quote)?;
-        let array = text.strip_prefix("_JSON").map(str::trim_start).unwrap_or(&text);
-        let raw = if array.starts_with('[') { Raw::Array(array.to_owned()) } else { Raw::Quoted(text) };
-        return Ok((raw, after));
+        return Ok((Raw::Quoted(text), after));
     }
     for (open, close) in [('[', ']'), ('{', '}')] {
         if rest.starts_with(open) {
@@ -610,6 +617,11 @@ mod tests {
             // A vertical tab is no space, in whichever form the value stands.
             ("a=\"1,\u{b}2\"", Value::Text("1,\u{b}2".into())),
             ("a=[1,\u{b}2]", Value::Text("1,\u{b}2".into())),
+            // What only begins like an array is a text, all of it.
+            ("a=\"_JSON[[\"", Value::Text("_JSON[[".into())),
+            ("a=\"_JSON [x]\"", Value::Text("_JSON [x]".into())),
+            ("a=[x y]", Value::Text("x y".into())),
+            ("a={_JSON[1}", numbers(&[1.0])),
             ("a=b=c", Value::Text("b=c".into())),
             ("a=word", Value::Text("word".into())),
             ("a=\"two words\"", Value::Text("two words".into())),
