@@ -1,6 +1,7 @@
 """Kilnbox beside metatrain: the same options, the same data, the two programs in turn on the same machine.
 
     cargo xtask bench vs-metatrain [--architecture soap-bpnn pet] [--repeats 3] [--epochs 20] [--options FILE.yaml] [--python PYTHON]
+    cargo xtask bench vs-metatrain --device cuda   # both on an accelerator: cuda, metal or vulkan
     cargo xtask bench vs-metatrain --accuracy      # all epochs of the options with three seeds: errors on the test set
     cargo xtask bench start                        # only the time from the program's start to its first training step
 
@@ -56,6 +57,8 @@ OPTIONS = {
     "pet": [REFERENCE / "pet-ethanol.yaml", OURS],
 }
 SEEDS = 3
+# What metatrain calls a device where it is not our name; one card has several ways to it.
+DEVICES_OF_METATRAIN = {"metal": "mps", "vulkan": "cuda", "webgpu": "cuda"}
 
 
 class Run:
@@ -169,6 +172,8 @@ class Comparison:
             "architecture.training.log_interval": 1,
             "seed": seed,
         }
+        if device := self.arguments.device:
+            overrides["device"] = DEVICES_OF_METATRAIN.get(device, device) if program == "metatrain" else device
         environment = {"KILNBOX_TIMING": "1", "XDG_CACHE_HOME": cache} if program == "kilnbox" else {}
         return Run(self.programs[program], self.options, [f"{key}={value}" for key, value in overrides.items()], environment)
 
@@ -209,6 +214,7 @@ def main():
     parser.add_argument("--options", type=pathlib.Path, help="other options than those of the table")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="20 by default, and those of the options with --accuracy")
+    parser.add_argument("--device", help="what both train on; by default what each takes without being told")
     parser.add_argument("--start-only", action="store_true")
     parser.add_argument("--accuracy", action="store_true")
     arguments = parser.parse_args()

@@ -19,7 +19,7 @@ pub fn about() -> About {
         authors: About::authors(env!("CARGO_PKG_AUTHORS")),
         maintainers: About::authors(env!("CARGO_PKG_AUTHORS")),
         references: References::default(),
-        supported_devices: ["cpu", "cuda", "vulkan", "metal"].map(str::to_owned).to_vec(),
+        supported_devices: ["cpu", "cuda", "metal", "vulkan", "webgpu"].map(str::to_owned).to_vec(),
         supported_dtypes: vec![DType::Float64, DType::Float32],
         equivariance: Equivariance::RotationsAndReflections,
     }

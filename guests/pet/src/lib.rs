@@ -25,7 +25,7 @@ mod about {
                 architecture: vec!["https://doi.org/10.48550/arXiv.2305.19302".to_owned()],
                 implementation: vec!["https://doi.org/10.48550/arXiv.2508.15704".to_owned()],
             },
-            supported_devices: ["cuda", "vulkan", "metal", "cpu"].map(str::to_owned).to_vec(),
+            supported_devices: ["cuda", "metal", "vulkan", "webgpu", "cpu"].map(str::to_owned).to_vec(),
             supported_dtypes: vec![DType::Float32, DType::Float64],
             // It sees Cartesian components.
             equivariance: Equivariance::Translations,

@@ -25,7 +25,7 @@ mod about {
                 ],
                 implementation: vec!["https://doi.org/10.48550/arXiv.2508.15704".to_owned()],
             },
-            supported_devices: ["cuda", "vulkan", "metal", "cpu"].map(str::to_owned).to_vec(),
+            supported_devices: ["cuda", "metal", "vulkan", "webgpu", "cpu"].map(str::to_owned).to_vec(),
             supported_dtypes: vec![DType::Float32, DType::Float64],
             equivariance: Equivariance::RotationsAndReflections,
         }

@@ -23,7 +23,7 @@ impl From<HostError> for CliError {
             HostError::Data(data) => return data.clone().into(),
             HostError::Refused { .. } | HostError::Architecture { .. } => Blame::Input,
             HostError::Trapped { .. } => Blame::Architecture,
-            HostError::Limit { .. } => Blame::Limit,
+            HostError::Limit { .. } | HostError::Device { .. } => Blame::Limit,
             HostError::Bug(_) => Blame::Kilnbox,
         };
         let result = Self::new(blame, error.to_string());
@@ -39,8 +39,18 @@ impl From<HostError> for CliError {
             HostError::Limit { limit, .. } => {
                 result.hint(format!("if you want to allow it more, raise the limit: `--limit {limit}=VALUE`"))
             }
+            HostError::Device { .. } => result.hint(
+                "smaller batches need less of its memory, and so does a smaller `--limit tensor_bytes=VALUE` refuse \
+                 sooner; `device: cpu` does without it",
+            ),
             _ => result,
         }
+    }
+}
+
+impl From<kilnbox_tensor::DeviceError> for CliError {
+    fn from(error: kilnbox_tensor::DeviceError) -> Self {
+        Self::input(error.to_string()).hint(error.hint())
     }
 }
 

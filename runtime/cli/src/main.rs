@@ -50,6 +50,9 @@ struct TrainArguments {
     /// Replaces an option, as in `-r architecture.training.num_epochs=10`; can be repeated.
     #[arg(short = 'r', long = "override", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
+    /// Where to train: `cpu`, `cuda`, `metal`, `vulkan`, `webgpu`, or `gpu` for the first of these that is there; instead of the options' `device`.
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
     /// Continues the run of a checkpoint; `auto` takes the newest in `outputs/`.
     #[arg(long, value_name = "PATH|auto")]
     restart: Option<PathBuf>,
@@ -67,6 +70,9 @@ struct EvalArguments {
     /// How many structures are evaluated together.
     #[arg(short, long, default_value_t = 8, value_name = "N")]
     batch_size: usize,
+    /// Where to evaluate: `cpu`, which is the default, or another device as for `train`.
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
 }
 
 #[derive(Args)]
@@ -111,11 +117,11 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
     let debug = arguments.debug;
     let sandbox = Sandbox { allow_inert_wasi: arguments.allow_inert_wasi, ..Sandbox::new(&arguments.limits)? };
     match arguments.command {
-        Command::Train(TrainArguments { options, output, overrides, restart }) => {
-            train::run(&train::Request { options, output, overrides, restart, sandbox, debug })
+        Command::Train(TrainArguments { options, output, overrides, device, restart }) => {
+            train::run(&train::Request { options, output, overrides, device, restart, sandbox, debug })
         }
-        Command::Eval(EvalArguments { model, options, output, batch_size }) => {
-            eval::run(&eval::Request { model, options, output, batch_size, sandbox, debug })
+        Command::Eval(EvalArguments { model, options, output, batch_size, device }) => {
+            eval::run(&eval::Request { model, options, output, batch_size, device, sandbox, debug })
         }
         Command::Limits => {
             kilnbox_cli::log::print(&sandbox.table());

@@ -67,6 +67,14 @@ pub enum HostError {
         /// What was needed, and the limit's value.
         message: String,
     },
+    /// The device failed: its memory is exhausted, or it was lost. What it holds is gone.
+    #[error("the device `{device}` failed: {message}")]
+    Device {
+        /// The device's name.
+        device: &'static str,
+        /// What its driver says.
+        message: String,
+    },
     /// Data that cannot be had.
     #[error(transparent)]
     Data(#[from] DataError),
@@ -95,6 +103,16 @@ pub(crate) struct LimitReached {
 #[derive(Debug, thiserror::Error)]
 #[error("the operation was stopped")]
 pub(crate) struct TimeIsUp;
+
+/// The marker of an operation that ended because the device failed.
+#[derive(Debug, thiserror::Error)]
+#[error("the device `{device}` failed: {message}")]
+pub(crate) struct DeviceLost {
+    /// The device's name.
+    pub(crate) device: &'static str,
+    /// What its driver says.
+    pub(crate) message: String,
+}
 
 /// The marker of a panic of ours that was caught at the door.
 #[derive(Debug, thiserror::Error)]

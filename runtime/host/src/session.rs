@@ -13,7 +13,7 @@ use wasmtime::{Store, Trap, WasmBacktrace};
 
 use crate::deadline::{Allowance, Deadline, OnOverrun, TICK};
 use crate::engine::Component;
-use crate::error::{HostError, HostPanic, LimitReached, TimeIsUp, printable};
+use crate::error::{DeviceLost, HostError, HostPanic, LimitReached, TimeIsUp, printable};
 use crate::limits::Limits;
 use crate::serve::bindings::kilnbox::architecture::errors::ArchitectureError;
 use crate::serve::bindings::{Architecture, exports::kilnbox::architecture as exports};
@@ -92,8 +92,8 @@ impl Session {
         observer: Box<dyn Observer>,
     ) -> Result<Self, HostError> {
         let SessionOptions { device, seed, limits, on_overrun } = options;
-        let context =
-            TensorContext::new(usize::try_from(limits.tensor_bytes).unwrap_or(usize::MAX), limits.operation_cost);
+        let tensor_bytes = limits.tensor_bytes.min(most_on(&device));
+        let context = TensorContext::new(usize::try_from(tensor_bytes).unwrap_or(usize::MAX), limits.operation_cost);
         let reporter = Reporter::new(observer, &limits);
         let mut store = Store::new(&component.engine, State::new(device, seed, reporter, limits.clone()));
         store.limiter(|state| state);
@@ -361,6 +361,12 @@ impl Session {
     }
 }
 
+/// The most bytes that tensors of a run on this device may have, whatever its limits say: exhausting a device's memory fails in ways that end the
+/// run, and kernels need some beside tensors.
+fn most_on(device: &Device) -> u64 {
+    device.memory().map_or(u64::MAX, |bytes| bytes / 4 * 3)
+}
+
 fn models(architecture: &Architecture) -> exports::model::GuestModel<'_> {
     architecture.kilnbox_architecture_model().model()
 }
@@ -381,6 +387,9 @@ fn explain(error: &wasmtime::Error, store: &mut Store<State>, limits: &Limits, a
     let last_words = store.data_mut().reporter.take_last_words();
     if let Some(panic) = error.downcast_ref::<HostPanic>() {
         return HostError::Bug(panic.to_string());
+    }
+    if let Some(DeviceLost { device, message }) = error.downcast_ref() {
+        return HostError::Device { device, message: message.clone() };
     }
     if error.is::<TimeIsUp>() {
         return allowance.error();

@@ -27,6 +27,16 @@ pub struct Context {
 #[derive(Clone, Copy, Debug)]
 pub struct Stopped;
 
+/// The payload of the panic that ends an operation because the device failed: its memory is exhausted, or it was lost. What the device holds is not to
+/// be relied on afterwards, so the run is over.
+#[derive(Clone, Debug)]
+pub struct DeviceFailed {
+    /// The device's name.
+    pub device: &'static str,
+    /// What its driver says.
+    pub message: String,
+}
+
 impl Context {
     /// A context whose tensors have `tensor_bytes` bytes at most, and whose operations cost at most `operation_cost` each: the number of
     /// multiplications of a product, which is what makes an operation last longer than reading its operands does.
@@ -130,6 +140,11 @@ impl Stop {
 #[inline(never)]
 fn end() -> ! {
     std::panic::resume_unwind(Box::new(Stopped))
+}
+
+/// Ends the operation, and the run, because the device failed. Unwinds without the message of a panic, as [`end`] does.
+pub(crate) fn device_failed(device: &'static str, message: impl Into<String>) -> ! {
+    std::panic::resume_unwind(Box::new(DeviceFailed { device, message: message.into() }))
 }
 
 #[cfg(test)]

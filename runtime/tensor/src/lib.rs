@@ -25,6 +25,7 @@ pub mod autodiff;
 pub mod context;
 mod device;
 mod dtype;
+mod indices;
 mod kernel;
 pub mod memory;
 mod misuse;
@@ -32,7 +33,7 @@ pub mod op;
 pub mod random;
 mod tensor;
 
-pub use device::Device;
+pub use device::{Device, DeviceError};
 pub use dtype::DType;
 pub use misuse::Misuse;
 pub use tensor::{MAX_RANK, Tensor};

@@ -6,6 +6,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use burn_dispatch::backends::Flex;
+use burn_dispatch::{BackendTensor, DispatchTensor};
+
 use crate::Misuse;
 use crate::context::current;
 
@@ -13,8 +16,10 @@ use crate::context::current;
 const LIMIT: &str = "tensor_bytes";
 /// What a tensor counts beside its elements: its node, its place in the history with the derivative's captures, and the allocations around
 /// them. A history of scalars would otherwise fill the memory without being noticed. It takes 400 to
-/// 480 bytes, see `tests/bookkeeping.rs`.
-pub const BOOKKEEPING: usize = 512;
+/// 480 bytes, see `tests/bookkeeping.rs`; in builds with other devices than the processor a value's handle is larger.
+pub const BOOKKEEPING: usize = 512 + size_of::<DispatchTensor>().saturating_sub(PROCESSOR_HANDLE);
+/// The size of a value's handle in builds without other devices, in whole steps of its alignment.
+const PROCESSOR_HANDLE: usize = size_of::<BackendTensor<Flex>>() + align_of::<BackendTensor<Flex>>();
 
 /// A bound on the bytes of all tensors of a run, and how many there are.
 #[derive(Debug)]

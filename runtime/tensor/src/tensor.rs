@@ -1,16 +1,20 @@
 //! The tensor: a handle to a value, and where the value came from.
 
+use std::any::Any;
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-use burn_backend::{Bytes, Element, Shape, TensorData};
-use burn_dispatch::{BackendTensor, DispatchTensor, DispatchTensorKind};
+use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn_backend::{Bytes, Element, Scalar, Shape, TensorData, TensorMetadata, read_sync};
+use burn_dispatch::{BackendTensor, Dispatch, DispatchTensor, DispatchTensorKind};
 use burn_flex::{FlexTensor, Layout};
 use smallvec::SmallVec;
 
 use crate::autodiff::{Derivative, Origin};
-use crate::context::{Stop, recording};
+use crate::context::{DeviceFailed, Stop, Stopped, device_failed, recording};
+use crate::indices::Indices;
 use crate::memory::{self, Reservation};
 use crate::{DType, Device, Misuse};
 
@@ -27,14 +31,16 @@ pub struct Tensor(pub(crate) Arc<Node>);
 pub(crate) struct Node {
     /// Rises with creation, so that an operation's inputs always have smaller numbers than its result.
     pub(crate) id: u64,
+    /// On the device if that holds tensors of this dtype and there are elements, else with the host. On a device a scalar has the shape `[1]`.
     pub(crate) value: DispatchTensor,
     pub(crate) shape: Sizes,
     pub(crate) dtype: DType,
+    pub(crate) device: Device,
     /// Whether gradients can flow to or through it.
     pub(crate) tracked: bool,
     pub(crate) origin: Option<Origin>,
-    /// Smallest and largest element of an integer tensor, once somebody used it as indices.
-    index_range: OnceLock<(i64, i64)>,
+    /// What is known of an integer tensor that somebody used as indices.
+    indices: OnceLock<Box<Indices>>,
     _bytes: Reservation,
 }
 
@@ -78,9 +84,9 @@ impl Tensor {
         let bytes = checked_bytes(NAME, shape, DType::Boolean)?;
         check_count(NAME, shape, values.len())?;
         let reservation = memory::reserve(NAME, bytes)?;
-        let data = TensorData::new(values.to_vec(), Shape::from(shape.to_vec()));
-        let _ = device;
-        Ok(Self::leaf(from_flex(FlexTensor::from_data(data), DType::Boolean), shape, DType::Boolean, reservation))
+        let data = || TensorData::new(values.to_vec(), Shape::from(shape.to_vec()));
+        let value = placed(device, shape, DType::Boolean, || from_flex(FlexTensor::from_data(data()), DType::Boolean));
+        Ok(Self::leaf(device, value, shape, DType::Boolean, reservation))
     }
 
     /// Every element is `value`, converted to `dtype` (integers: truncated and saturated; boolean: whether it is not 0).
@@ -88,7 +94,16 @@ impl Tensor {
         const NAME: &str = "tensor.full";
         let count = checked_bytes(NAME, shape, dtype)? / dtype.size();
         // The quota is asked before anything of that size is allocated.
-        drop(memory::reserve(NAME, count * dtype.size())?);
+        let reservation = memory::reserve(NAME, count * dtype.size())?;
+        if device.holds(dtype) && dtype.is_float() && count > 0 {
+            let run = || {
+                let (sizes, device) = (device_shape(shape), device.dispatch());
+                Dispatch::float_full(sizes, Scalar::Float(value), &device, dtype.burn().into())
+            };
+            let value = placed(device, shape, dtype, run);
+            return Ok(Self::leaf(device, value, shape, dtype, reservation));
+        }
+        drop(reservation);
         match dtype {
             DType::Float32 => Self::from_values(NAME, device, shape, constant(count, value as f32), dtype),
             DType::Float64 => Self::from_values(NAME, device, shape, constant(count, value), dtype),
@@ -121,8 +136,7 @@ impl Tensor {
 
     /// The device that holds it.
     pub fn device(&self) -> Device {
-        use burn_backend::TensorMetadata;
-        Device(self.0.value.kind.device())
+        self.0.device.clone()
     }
 
     /// Whether gradients can flow to or through it.
@@ -192,16 +206,16 @@ impl Tensor {
         let bytes = checked_bytes(operation, shape, dtype)?;
         check_count(operation, shape, values.len())?;
         let reservation = memory::reserve(operation, bytes)?;
-        // There is one device; another one is reached from here by a copy.
-        let _ = device;
-        Ok(Self::leaf(from_host(values, shape, dtype), shape, dtype, reservation))
+        let value = placed(device, shape, dtype, || from_host(values, shape, dtype));
+        Ok(Self::leaf(device, value, shape, dtype, reservation))
     }
 
-    fn leaf(value: DispatchTensor, shape: &[usize], dtype: DType, reservation: Reservation) -> Self {
-        Self::node(value, Sizes::from_slice(shape), dtype, false, None, reservation)
+    fn leaf(device: &Device, value: DispatchTensor, shape: &[usize], dtype: DType, reservation: Reservation) -> Self {
+        Self::node(device, value, Sizes::from_slice(shape), dtype, false, None, reservation)
     }
 
     fn node(
+        device: &Device,
         value: DispatchTensor,
         shape: Sizes,
         dtype: DType,
@@ -214,9 +228,10 @@ impl Tensor {
             value,
             shape,
             dtype,
+            device: device.clone(),
             tracked,
             origin,
-            index_range: OnceLock::new(),
+            indices: OnceLock::new(),
             _bytes: reservation,
         }))
     }
@@ -224,7 +239,8 @@ impl Tensor {
     /// The same value as a leaf of its own: tracked to take gradients by, or untracked to stop them.
     pub(crate) fn as_leaf(&self, operation: &'static str, tracked: bool) -> Result<Self, Misuse> {
         let reservation = memory::reserve(operation, self.count() * self.dtype().size())?;
-        Ok(Self::node(self.0.value.clone(), self.0.shape.clone(), self.dtype(), tracked, None, reservation))
+        let Node { device, value, shape, dtype, .. } = &*self.0;
+        Ok(Self::node(device, value.clone(), shape.clone(), *dtype, tracked, None, reservation))
     }
 
     /// Runs an operation whose arguments have been checked: counts the result, computes it, and records where it came from if
@@ -237,6 +253,8 @@ impl Tensor {
         run: impl FnOnce() -> DispatchTensor,
         derivative: impl Derivative + 'static,
     ) -> Result<Self, Misuse> {
+        let device = &inputs[0].0.device;
+        check_devices(operation, device, inputs)?;
         let reservation = memory::reserve(operation, checked_bytes(operation, shape, dtype)?)?;
         let tracked = dtype.is_float() && recording() && inputs.iter().any(|input| input.0.tracked);
         let origin = tracked.then(|| Origin {
@@ -244,7 +262,8 @@ impl Tensor {
             derivative: Box::new(derivative),
         });
         Ok(Self::node(
-            run_unless_empty(shape, dtype, run),
+            device,
+            run_unless_empty(device, shape, dtype, run),
             Sizes::from_slice(shape),
             dtype,
             tracked,
@@ -258,10 +277,24 @@ impl Tensor {
         operation: &'static str,
         shape: &[usize],
         dtype: DType,
+        inputs: &[&Self],
         run: impl FnOnce() -> DispatchTensor,
     ) -> Result<Self, Misuse> {
+        let device = &inputs[0].0.device;
+        check_devices(operation, device, inputs)?;
         let reservation = memory::reserve(operation, checked_bytes(operation, shape, dtype)?)?;
-        Ok(Self::leaf(run_unless_empty(shape, dtype, run), shape, dtype, reservation))
+        Ok(Self::leaf(device, run_unless_empty(device, shape, dtype, run), shape, dtype, reservation))
+    }
+
+    /// Whether the kernels of its device work on it, rather than those of the processor.
+    #[inline]
+    pub(crate) fn is_on_device(&self) -> bool {
+        self.0.device.holds(self.0.dtype) && !self.0.shape.contains(&0)
+    }
+
+    /// A shape as burn wants it for values where this one is: on devices there are no scalars.
+    pub(crate) fn burn_shape(&self, shape: &[usize]) -> Shape {
+        if self.is_on_device() { device_shape(shape) } else { Shape::from(shape.to_vec()) }
     }
 
     pub(crate) fn value(&self) -> DispatchTensor {
@@ -270,23 +303,52 @@ impl Tensor {
 
     /// Its elements in the host's memory, row-major and without gaps; a copy only where they are not so already.
     pub(crate) fn host(&self) -> Host {
-        Self::host_of(&self.0.value)
+        match flex(&self.0.value) {
+            Some(tensor) => Host(tensor.to_contiguous()),
+            None => guarded(&self.0.device, || Host(downloaded(&self.0.value, &self.0.shape, self.0.dtype))),
+        }
     }
 
+    /// Its value with the host, for the processor's kernels.
+    pub(crate) fn host_value(&self) -> DispatchTensor {
+        match flex(&self.0.value) {
+            // On the device that is the processor, too, a scalar has another shape.
+            Some(_) if self.0.shape.is_empty() && self.is_on_device() => from_flex(self.host().0, self.0.dtype),
+            Some(_) => self.value(),
+            None => from_flex(self.host().0, self.0.dtype),
+        }
+    }
+
+    /// As [`Self::host`], of a value that is with the host.
     pub(crate) fn host_of(value: &DispatchTensor) -> Host {
-        Host(flex(value).to_contiguous())
+        match flex(value) {
+            Some(tensor) => Host(tensor.to_contiguous()),
+            None => unreachable!("kernels of the processor get values that are with the host"),
+        }
     }
 
-    /// The smallest and the largest index of an integer tensor; `None` if it is empty. Read once.
-    pub(crate) fn index_range(&self) -> Option<(i64, i64)> {
+    /// What is known of it as indices; `None` if it is empty. Looked up once.
+    pub(crate) fn indices(&self) -> Option<&Indices> {
         if self.count() == 0 {
             return None;
         }
-        Some(*self.0.index_range.get_or_init(|| {
-            let host = self.host();
-            let range = |low: i64, high: i64, value: i64| (low.min(value), high.max(value));
-            host.values::<i64>().iter().fold((i64::MAX, i64::MIN), |(low, high), &value| range(low, high, value))
-        }))
+        Some(self.0.indices.get_or_init(|| Box::new(Indices::new(self.host().values()))))
+    }
+
+    /// The smallest and the largest index of an integer tensor; `None` if it is empty.
+    pub(crate) fn index_range(&self) -> Option<(i64, i64)> {
+        self.indices().map(Indices::range)
+    }
+}
+
+/// Refuses operands of several devices. A run has one; who calls the engine without a run may mix them up.
+fn check_devices(operation: &'static str, device: &Device, inputs: &[&Tensor]) -> Result<(), Misuse> {
+    match inputs.iter().find(|input| input.0.device != *device) {
+        None => Ok(()),
+        Some(other) => Err(Misuse::new(
+            operation,
+            format!("operands are on `{}` and on `{}`", device.name(), other.0.device.name()),
+        )),
     }
 }
 
@@ -308,10 +370,15 @@ fn constant<E: Copy + Default + PartialEq>(count: usize, value: E) -> Vec<E> {
 }
 
 /// A result without elements needs no kernel, and some of burn's kernels panic on one.
-fn run_unless_empty(shape: &[usize], dtype: DType, run: impl FnOnce() -> DispatchTensor) -> DispatchTensor {
+fn run_unless_empty(
+    device: &Device,
+    shape: &[usize],
+    dtype: DType,
+    run: impl FnOnce() -> DispatchTensor,
+) -> DispatchTensor {
     if !shape.contains(&0) {
         Stop::current().check();
-        return run();
+        return placed(device, shape, dtype, run);
     }
     let sizes = Shape::from(shape.to_vec());
     let data = match dtype {
@@ -361,13 +428,103 @@ impl Host {
     }
 }
 
-fn flex(value: &DispatchTensor) -> &FlexTensor {
+/// The value if it is with the host.
+fn flex(value: &DispatchTensor) -> Option<&FlexTensor> {
     match &value.kind {
         DispatchTensorKind::Flex(
             BackendTensor::Float(tensor) | BackendTensor::Int(tensor) | BackendTensor::Bool(tensor),
-        ) => tensor,
-        DispatchTensorKind::Flex(BackendTensor::Quantized(_)) => unreachable!("the engine makes no quantized tensors"),
+        ) => Some(tensor),
+        #[allow(unreachable_patterns, reason = "other kinds are in builds with other devices")]
+        _ => None,
     }
+}
+
+/// What `run` gives, brought to where tensors of this device, shape and dtype are.
+#[inline]
+fn placed(device: &Device, shape: &[usize], dtype: DType, run: impl FnOnce() -> DispatchTensor) -> DispatchTensor {
+    if *device == Device::cpu() {
+        return run();
+    }
+    let holds = device.holds(dtype) && !shape.contains(&0);
+    guarded(device, || {
+        let value = run();
+        match (holds, flex(&value).is_some()) {
+            (true, true) if device.is_accelerator() => uploaded(value, device, shape, dtype),
+            (true, true) if shape.is_empty() && value.rank() == 0 => reshaped(value, device_shape(shape), dtype),
+            (false, false) => from_flex(downloaded(&value, shape, dtype), dtype),
+            _ => value,
+        }
+    })
+}
+
+/// Runs what uses an accelerator. A panic there means that the device failed, and ends the run: what wraps drivers tells of exhausted memory and lost
+/// devices by panicking.
+pub(crate) fn guarded<T>(device: &Device, work: impl FnOnce() -> T) -> T {
+    if !device.is_accelerator() {
+        return work();
+    }
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
+        if panic.is::<Stopped>() || panic.is::<DeviceFailed>() {
+            resume_unwind(panic);
+        }
+        device_failed(device.name(), panic_message(&*panic))
+    })
+}
+
+/// What a caught panic says.
+fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it says nothing".to_owned())
+}
+
+fn reshaped(value: DispatchTensor, shape: Shape, dtype: DType) -> DispatchTensor {
+    match dtype {
+        DType::Boolean => Dispatch::bool_reshape(value, shape),
+        dtype if dtype.is_integer() => Dispatch::int_reshape(value, shape),
+        _ => Dispatch::float_reshape(value, shape),
+    }
+}
+
+/// A shape as values on devices have it.
+pub(crate) fn device_shape(shape: &[usize]) -> Shape {
+    Shape::from(if shape.is_empty() { vec![1] } else { shape.to_vec() })
+}
+
+/// Copies a value from the host's memory to a device's.
+fn uploaded(value: DispatchTensor, device: &Device, shape: &[usize], dtype: DType) -> DispatchTensor {
+    let DispatchTensorKind::Flex(
+        BackendTensor::Float(tensor) | BackendTensor::Int(tensor) | BackendTensor::Bool(tensor),
+    ) = value.kind
+    else {
+        unreachable!("the value is with the host");
+    };
+    let (bytes, _, stored) = tensor.into_data().into_parts();
+    let data = TensorData::from_bytes(bytes, device_shape(shape), stored);
+    match dtype {
+        DType::Boolean => Dispatch::bool_from_data(data.convert_dtype(device.booleans().into()), &device.dispatch()),
+        dtype if dtype.is_integer() => Dispatch::int_from_data(data, &device.dispatch()),
+        _ => Dispatch::float_from_data(data, &device.dispatch()),
+    }
+}
+
+/// Copies a value from a device's memory to the host's, and waits for what computes it. Panics if the device failed.
+fn downloaded(value: &DispatchTensor, shape: &[usize], dtype: DType) -> FlexTensor {
+    let value = value.clone();
+    let data = match value.dtype() {
+        stored if stored.is_float() => read_sync(Dispatch::float_into_data(value)),
+        burn_backend::DType::Bool(_) => read_sync(Dispatch::bool_into_data(value)),
+        _ => read_sync(Dispatch::int_into_data(value)),
+    };
+    let data = data.unwrap_or_else(|error| panic!("{error}"));
+    let layout = Layout::contiguous(Shape::from(shape.to_vec()));
+    let bytes = match dtype {
+        DType::Float32 => Bytes::from_elems(data.iter::<f32>().collect::<Vec<_>>()),
+        DType::Float64 => Bytes::from_elems(data.iter::<f64>().collect::<Vec<_>>()),
+        DType::Int32 => Bytes::from_elems(data.iter::<i32>().collect::<Vec<_>>()),
+        DType::Int64 => Bytes::from_elems(data.iter::<i64>().collect::<Vec<_>>()),
+        DType::Boolean => Bytes::from_elems(data.iter::<bool>().collect::<Vec<_>>()),
+    };
+    FlexTensor::new(bytes, layout, dtype.burn())
 }
 
 /// Wraps elements from the host's memory as a value of `dtype`.

@@ -10,7 +10,9 @@ use crate::{build_kilnbox, command, guests};
 /// `--help` shows them.
 pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     let (name, rest) = arguments.split_first().ok_or("name a benchmark: vs-metatrain, start or sandbox")?;
-    let program = build_kilnbox(root)?;
+    // The benchmark's own option, which also says what to build.
+    let device = rest.iter().position(|word| word == "--device").and_then(|place| rest.get(place + 1)?.to_str());
+    let program = build_kilnbox(root, device.filter(|&device| device != "cpu").unwrap_or_default())?;
     let mut command = match name.to_str() {
         Some(name @ ("vs-metatrain" | "start")) => {
             let mut python = Command::new("python3");

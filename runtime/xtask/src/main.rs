@@ -4,6 +4,7 @@ mod bench;
 mod command;
 mod fuzz;
 mod guests;
+mod swiftshader;
 mod test;
 mod toolchain;
 
@@ -15,9 +16,12 @@ const HELP: &str = "\
 cargo xtask <task>
 
   test [NAME]     builds the guests and runs every test, or those whose name contains NAME
+  test --device NAME
+                  runs the tests of the engine, and a training, on a device: cuda, metal, vulkan, webgpu, or swiftshader,
+                  a Vulkan device in software
   guests          builds the architectures in `guests/` into `target/guests/`
   kilnbox ARGS    builds all that is needed and runs the program (also `cargo kilnbox ARGS`)
-  bench NAME      runs a benchmark and prints ratios: vs-metatrain, start, sandbox
+  bench NAME      runs a benchmark and prints ratios: vs-metatrain, start, sandbox; with `--device NAME`, on that device
   fuzz [TARGET] [--minutes N]
                   looks for inputs that break a target, or each of them, for so many minutes (20)
 ";
@@ -53,18 +57,29 @@ fn root() -> PathBuf {
 
 /// Builds guests and the program, and becomes the program.
 fn kilnbox(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
-    let program = build_kilnbox(root)?;
+    let features = devices_of_environment();
+    let program = build_kilnbox(root, &features)?;
     let mut command = Command::new(program);
     command.args(arguments);
     guests::show_to(&mut command, root);
     command::status(&mut command)
 }
 
-/// The built program.
-fn build_kilnbox(root: &Path) -> Result<PathBuf, String> {
+/// The devices that `cargo kilnbox` builds beside the processor: what `KILNBOX_DEVICES` says, such as `vulkan` or `cuda,vulkan`.
+fn devices_of_environment() -> String {
+    std::env::var("KILNBOX_DEVICES").unwrap_or_default()
+}
+
+/// The built program, with these features.
+fn build_kilnbox(root: &Path, features: &str) -> Result<PathBuf, String> {
     guests::build(root)?;
+    let mut cargo = command::cargo(root);
+    cargo.args(["build", "--release", "--package", "kilnbox-cli"]);
+    if !features.is_empty() {
+        cargo.args(["--features", features]);
+    }
     // Not quiet: the first build takes minutes, and its user should see that it gets on.
-    command::check(command::cargo(root).args(["build", "--release", "--package", "kilnbox-cli"]))?;
+    command::check(&mut cargo)?;
     Ok(target(root).join("release").join(format!("kilnbox{}", std::env::consts::EXE_SUFFIX)))
 }
 

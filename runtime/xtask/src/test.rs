@@ -5,14 +5,18 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use crate::{build_kilnbox, command, guests};
+use crate::{build_kilnbox, command, guests, swiftshader};
 
-/// Runs all checks and tests, or the tests whose names contain the one argument.
+/// The tests that ask which device to run on.
+const ON_A_DEVICE: [&str; 6] = ["oracle", "misuse", "determinism", "stopping", "bookkeeping", "devices"];
+
+/// Runs all checks and tests, or the tests whose names contain the one argument; after `--device`, those of a device.
 pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     let name = match arguments {
         [] => None,
-        [name] => Some(name),
-        _ => return Err("`cargo xtask test` takes one name at most".to_owned()),
+        [option, device] if option == "--device" => return on_device(root, &device.to_string_lossy()),
+        [name] if name != "--device" => Some(name),
+        _ => return Err("`cargo xtask test` takes one name at most, or `--device NAME`".to_owned()),
     };
     let mut failures = Vec::new();
     let mut step = |what: &str, command: &mut Command| {
@@ -32,7 +36,7 @@ pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
         step("format", command::cargo(root).args(["fmt", "--all", "--check"]));
     }
     eprintln!("== guests and program");
-    let program = build_kilnbox(root)?;
+    let program = build_kilnbox(root, "")?;
     let mut tests = command::cargo(root);
     tests.args(["test", "--release", "--workspace", "--no-fail-fast"]).env("KILNBOX_PROGRAM", &program);
     guests::show_to(&mut tests, root);
@@ -54,4 +58,29 @@ pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
         return Ok(ExitCode::SUCCESS);
     }
     Err(format!("failed: {}", failures.join(", ")))
+}
+
+/// Runs the tests of the engine, and those of whole trainings, on one device.
+fn on_device(root: &Path, name: &str) -> Result<ExitCode, String> {
+    let device = match name {
+        "swiftshader" => "vulkan",
+        "cuda" | "metal" | "vulkan" | "webgpu" => name,
+        _ => return Err(format!("there is no device `{name}`: name cuda, metal, vulkan, webgpu or swiftshader")),
+    };
+    let program = build_kilnbox(root, device)?;
+    let mut tests = command::cargo(root);
+    // Tests of one device take turns: they would only wait for each other.
+    tests.args(["test", "--release", "--workspace", "--no-fail-fast", "--features", &format!("kilnbox-cli/{device}")]);
+    ON_A_DEVICE.iter().for_each(|test| {
+        tests.args(["--test", test]);
+    });
+    tests.args(["--", "--test-threads", "1"]);
+    tests.env("KILNBOX_PROGRAM", &program).env("KILNBOX_TEST_DEVICE", device);
+    guests::show_to(&mut tests, root);
+    if name == "swiftshader" {
+        swiftshader::show_to(&mut tests, &swiftshader::find(root)?);
+    }
+    command::check(&mut tests)?;
+    eprintln!("all passed on {name}");
+    Ok(ExitCode::SUCCESS)
 }

@@ -23,6 +23,8 @@ pub struct Request {
     pub output: PathBuf,
     /// How many structures are evaluated together.
     pub batch_size: usize,
+    /// The device; by default the processor.
+    pub device: Option<String>,
     /// What the architecture may use.
     pub sandbox: Sandbox,
     /// Whether to show messages for developers.
@@ -58,8 +60,9 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     let component = request.sandbox.engine()?.load(&file.component)?;
     let supported: Vec<String> =
         serde_json::from_value(file.capabilities["supported_devices"].clone()).unwrap_or_default();
-    let (_, device) = super::choose_device(&supported, None)?;
     let dtype = dtype_of(&file.capabilities);
+    let wanted = request.device.as_deref().map(crate::options::device).transpose()?;
+    let device = super::choose_device(&supported, wanted.as_deref(), dtype)?;
     let mut session = request.sandbox.quiet_session(&component, &device, &log)?;
     let model = session.load_model(&checkpoint_on_device(&file.checkpoint, &device)?, Context::Export)?;
     let capabilities = session.export_model(&model)?;

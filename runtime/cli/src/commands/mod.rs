@@ -8,7 +8,7 @@ use std::path::Path;
 
 use kilnbox_bundle::{CheckpointFile, ModelFile};
 use kilnbox_host::{About, Component, Context};
-use kilnbox_tensor::Device;
+use kilnbox_tensor::{DType, Device};
 use serde_json::{Value as Json, json};
 
 use crate::convert::{CheckpointContext, capabilities_to_json, checkpoint_on_device};
@@ -17,35 +17,24 @@ use crate::log::{Log, printable};
 use crate::run_folder::MODEL_SUFFIX;
 use crate::sandbox::Sandbox;
 
-/// The device to run on: the first of the architecture's that this machine has, or the one that the user wants.
-fn choose_device(supported: &[String], wanted: Option<&str>) -> Result<(String, Device), CliError> {
-    let present = Device::present();
-    // A model's file says what it likes.
-    let names = |names: &[&str]| {
-        names.iter().take(20).map(|name| format!("`{}`", printable(name))).collect::<Vec<_>>().join(", ")
-    };
-    let wanted = match wanted {
-        Some("gpu" | "multi-gpu" | "multi-cuda") => Some("cuda"),
-        other => other,
-    };
-    if let Some(wanted) = wanted
-        && !supported.iter().any(|name| name == wanted)
-    {
-        let supported: Vec<&str> = supported.iter().map(String::as_str).collect();
-        return Err(CliError::input(format!("the architecture does not run on the device `{wanted}`"))
-            .hint(format!("it runs on {}", names(&supported))));
+/// The device to run on: the one that the user wants, else the processor. It must be one that the architecture supports, and compute with `dtype`.
+fn choose_device(supported: &[String], wanted: Option<&str>, dtype: DType) -> Result<Device, CliError> {
+    let device = Device::named(wanted.unwrap_or("cpu"))?;
+    let name = device.name();
+    if !supported.iter().any(|supported| supported == name) {
+        // A model's file says what it likes.
+        let names: Vec<String> = supported.iter().take(20).map(|name| format!("`{}`", printable(name))).collect();
+        return Err(CliError::input(format!("the architecture does not run on the device `{name}`"))
+            .hint(format!("it runs on {}", names.join(", "))));
     }
-    let mut candidates =
-        supported.iter().map(String::as_str).filter(|name| wanted.is_none_or(|wanted| wanted == *name));
-    let device = candidates.find_map(|name| Some((name.to_owned(), Device::named(name)?)));
-    device.ok_or_else(|| {
-        let wanted = wanted.map_or_else(
-            || names(&supported.iter().map(String::as_str).collect::<Vec<_>>()),
-            |name| format!("`{name}`"),
-        );
-        CliError::input(format!("the device {wanted} is not there"))
-            .hint(format!("this program and machine have {}", names(present)))
-    })
+    if !device.computes(dtype) {
+        return Err(CliError::input(format!(
+            "the device `{name}` ({}) does not compute in {dtype}",
+            device.description()
+        ))
+        .hint("train with `base_precision: 32`, or on `cpu`"));
+    }
+    Ok(device)
 }
 
 /// What is known of the people behind a model, and what to cite.

@@ -29,6 +29,8 @@ pub struct Request {
     pub output: PathBuf,
     /// Options to replace, `key=value`.
     pub overrides: Vec<String>,
+    /// The device, instead of the one that the options name.
+    pub device: Option<String>,
     /// A checkpoint to continue from, or `auto`.
     pub restart: Option<PathBuf>,
     /// What the architecture may use.
@@ -49,7 +51,6 @@ struct Run {
     start: Option<(CheckpointFile, Context)>,
     sets: Sets,
     info: DatasetInfo,
-    device_name: String,
     device: Device,
     dtype: DType,
     seed: u64,
@@ -78,7 +79,10 @@ pub fn run(request: &Request) -> Result<(), CliError> {
 
 impl Run {
     fn prepare(request: &Request, log: &Log) -> Result<Self, CliError> {
-        let options = TrainOptions::read(&request.options, &request.overrides)?;
+        let mut options = TrainOptions::read(&request.options, &request.overrides)?;
+        if let Some(device) = &request.device {
+            options.device = Some(crate::options::device(device)?);
+        }
         for warning in &options.warnings {
             log.warning(warning);
         }
@@ -95,8 +99,8 @@ impl Run {
         let info = merged_info(&options, &sets)?;
         let component = request.sandbox.engine()?.load(&architecture.component)?;
         let about = request.sandbox.quiet_session(&component, &Device::cpu(), log)?.about()?;
-        let (device_name, device) = super::choose_device(&about.supported_devices, options.device.as_deref())?;
         let dtype = choose_dtype(&about.supported_dtypes, options.base_precision)?;
+        let device = super::choose_device(&about.supported_devices, options.device.as_deref(), dtype)?;
         Ok(Self {
             sandbox: request.sandbox.clone(),
             options,
@@ -107,7 +111,6 @@ impl Run {
             start,
             sets,
             info,
-            device_name,
             device,
             dtype,
             seed,
@@ -130,7 +133,11 @@ impl Run {
         for work in self.about.references.architecture.iter().chain(&self.about.references.implementation) {
             log.info(format!("To cite: {work}"));
         }
-        log.info(format!("Running on {} in {} with seed {}", self.device_name, self.dtype, self.seed));
+        let device = match (self.device.name(), self.device.description()) {
+            (name, description) if name == description => name.to_owned(),
+            (name, description) => format!("{name} ({})", printable(description)),
+        };
+        log.info(format!("Running on {device} in {} with seed {}", self.dtype, self.seed));
         for (name, datasets) in self.named_sets() {
             for (number, dataset) in datasets.iter().enumerate() {
                 let which = if datasets.len() == 1 { String::new() } else { format!(" {number}") };
@@ -197,7 +204,8 @@ impl Run {
             |datasets: &[Dataset]| datasets.iter().map(|dataset| dataset.with_info(self.info.clone())).collect();
         let (training, validation) = (with_info(&self.sets.training), with_info(&self.sets.validation));
         log.info("Training starts");
-        session.train(&trainer, &model, self.dtype, std::slice::from_ref(&self.device_name), training, validation)?;
+        let devices = [self.device.name().to_owned()];
+        session.train(&trainer, &model, self.dtype, &devices, training, validation)?;
         let checkpoint = session.save_checkpoint(&trainer, &model)?;
         context.file(&checkpoint).map_err(|message| {
             CliError::new(Blame::Architecture, format!("the architecture's last checkpoint cannot be kept: {message}"))

@@ -24,7 +24,7 @@ pub const MAX_ATOMIC_TYPE: u64 = 255;
 pub struct TrainOptions {
     /// Which architecture, and its hypers.
     pub architecture: ArchitectureOptions,
-    /// The device that the user wants; none leaves the choice to the architecture and the machine.
+    /// The device that the user wants; the processor if there is none.
     pub device: Option<String>,
     /// The precision that the user wants, in bits; none leaves the choice to the architecture.
     pub base_precision: Option<u8>,
@@ -245,8 +245,40 @@ fn with_overrides(mut node: Node, overrides: &[String]) -> Result<Node, CliError
     Ok(node)
 }
 
+/// The devices as users write them, and as the engine names them. Metatrain's names come second; of several devices, one is used.
+const DEVICES: [(&str, &str); 10] = [
+    ("cpu", "cpu"),
+    ("gpu", "gpu"),
+    ("cuda", "cuda"),
+    ("metal", "metal"),
+    ("vulkan", "vulkan"),
+    ("webgpu", "webgpu"),
+    ("mps", "metal"),
+    ("wgpu", "webgpu"),
+    ("multi-gpu", "gpu"),
+    ("multi-cuda", "cuda"),
+];
+
 fn read_device(field: &Field<'_>) -> Result<String, CliError> {
-    field.one_of(&["cpu", "cuda", "gpu", "mps", "wgpu", "multi-gpu", "multi-cuda"])
+    let name = field.one_of(&DEVICES.map(|(name, _)| name))?;
+    device(&name)
+}
+
+/// The engine's name of the device that a user names.
+///
+/// # Errors
+///
+/// There is no such device.
+pub fn device(name: &str) -> Result<String, CliError> {
+    if let Some((_, device)) = DEVICES.iter().find(|(known, _)| *known == name) {
+        return Ok((*device).to_owned());
+    }
+    let names = || DEVICES.iter().map(|(name, _)| *name);
+    let hint = match crate::errors::nearest(name, names()) {
+        Some(near) => format!("use `{near}`"),
+        None => format!("there are {}", names().take(6).map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")),
+    };
+    Err(CliError::input(format!("there is no device `{}`", crate::log::printable(name))).hint(hint))
 }
 
 fn read_precision(field: &Field<'_>) -> Result<u8, CliError> {

@@ -12,14 +12,14 @@ mod tensor;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use kilnbox_tensor::context::Stopped;
+use kilnbox_tensor::context::{DeviceFailed, Stopped};
 use kilnbox_tensor::random::Random;
 use kilnbox_tensor::{Device, Misuse, Tensor};
 use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{ResourceLimiter, Result};
 
 use self::inert_wasi::InertWasi;
-use crate::error::{HostPanic, LimitReached, TimeIsUp, panic_message};
+use crate::error::{DeviceLost, HostPanic, LimitReached, TimeIsUp, panic_message, printable};
 use crate::limits::Limits;
 use crate::service::report::Reporter;
 
@@ -123,6 +123,9 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         if panic.is::<Stopped>() {
             return Err(TimeIsUp.into());
+        }
+        if let Some(DeviceFailed { device, message }) = panic.downcast_ref() {
+            return Err(DeviceLost { device, message: printable(message) }.into());
         }
         Err(HostPanic(panic_message(&*panic)).into())
     })

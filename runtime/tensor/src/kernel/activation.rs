@@ -31,7 +31,7 @@ fn sigmoid_pair<R: Real>(a: R) -> (R, R) {
 }
 
 /// The coefficients of `Q_n`, lowest power first; none for `n = 0`.
-fn polynomial(order: usize) -> Vec<f64> {
+pub(crate) fn polynomial(order: usize) -> Vec<f64> {
     if order == 0 {
         return Vec::new();
     }

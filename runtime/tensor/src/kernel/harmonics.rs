@@ -11,7 +11,7 @@ use crate::Tensor;
 use crate::tensor::from_host;
 
 /// The factor that makes the real or imaginary part of `V_l^|m|` orthonormal on the sphere.
-fn norm(l: usize, m: usize) -> f64 {
+pub(crate) fn norm(l: usize, m: usize) -> f64 {
     let factorial = |n: usize| (1..=n).map(|k| k as f64).product::<f64>();
     let both = if m == 0 { 1.0 } else { 2.0 };
     (both * (2 * l + 1) as f64 / (4.0 * std::f64::consts::PI) * factorial(l - m) * factorial(l + m)).sqrt()

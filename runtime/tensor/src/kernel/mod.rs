@@ -5,6 +5,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod attention;
+pub(crate) mod device;
 pub(crate) mod elementwise;
 mod fill;
 pub(crate) mod harmonics;
@@ -44,6 +45,18 @@ macro_rules! for_float {
     };
 }
 pub(crate) use for_float;
+
+/// Calls the kernel of this name for where its operand `$of` is: the processor's, or that of other devices.
+macro_rules! kernel {
+    ($of:expr => $($path:ident)::+ ( $($argument:expr),* $(,)? )) => {
+        if $of.is_on_device() {
+            $crate::kernel::device::$($path)::+($($argument),*)
+        } else {
+            $crate::kernel::$($path)::+($($argument),*)
+        }
+    };
+}
+pub(crate) use kernel;
 
 /// Below this many elements a second thread costs more than it gives.
 pub(crate) const PARALLEL: usize = 1 << 16;
@@ -106,7 +119,7 @@ pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor, shape: &[
         sizes.extend_from_slice(operand.shape());
         Shape::from(sizes)
     };
-    let mask = Dispatch::bool_expand(Dispatch::bool_reshape(condition.value(), aligned(condition)), whole());
+    let mask = Dispatch::bool_expand(Dispatch::bool_reshape(condition.host_value(), aligned(condition)), whole());
     match a.dtype() {
         DType::Boolean => {
             let side = |operand: &Tensor| {

@@ -7,6 +7,7 @@ use burn_dispatch::{Dispatch, DispatchTensor};
 use super::{FLOATS, NUMBERS, broadcast_shape, check_dtypes, sum_to};
 use crate::kernel::activation::Activation;
 use crate::kernel::elementwise::Arithmetic;
+use crate::kernel::kernel;
 use crate::{DType, Misuse, Tensor, kernel};
 
 type Binary = fn(DispatchTensor, DispatchTensor) -> DispatchTensor;
@@ -38,7 +39,8 @@ fn run_arithmetic(
     shape: &[usize],
     [float, integer]: [Binary; 2],
 ) -> DispatchTensor {
-    let own = a.dtype().is_float().then(|| kernel::elementwise::arithmetic(function, a, b, shape)).flatten();
+    let has_own = a.dtype().is_float() && !a.is_on_device();
+    let own = has_own.then(|| kernel::elementwise::arithmetic(function, a, b, shape)).flatten();
     own.unwrap_or_else(|| run_binary(a, b, shape.len(), float, integer))
 }
 
@@ -48,7 +50,7 @@ fn run_binary(a: &Tensor, b: &Tensor, rank: usize, float: Binary, integer: Binar
     let (left, right) = (aligned(a, rank_at_least_one), aligned(b, rank_at_least_one));
     let result = if a.dtype().is_float() { float(left, right) } else { integer(left, right) };
     match (rank, a.dtype()) {
-        (0, dtype) if dtype.is_float() => Dispatch::float_reshape(result, Shape::from(Vec::<usize>::new())),
+        (0, dtype) if dtype.is_float() => Dispatch::float_reshape(result, a.burn_shape(&[])),
         (0, _) => Dispatch::int_reshape(result, Shape::from(Vec::<usize>::new())),
         _ => result,
     }
@@ -137,7 +139,7 @@ pub fn add_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
     const NAME: &str = "elementwise.add-scalar";
     a.expect_dtype(NAME, NUMBERS)?;
     let run = || match a.dtype() {
-        dtype if dtype.is_float() => kernel::elementwise::shifted(a, scalar),
+        dtype if dtype.is_float() => kernel!(a => elementwise::shifted(a, scalar)),
         _ => Dispatch::int_add_scalar(a.value(), Scalar::Int(scalar as i64)),
     };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, |step| step.gradients(&[&|g| Ok(g.clone())]))
@@ -151,7 +153,7 @@ pub fn multiply_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
     const NAME: &str = "elementwise.multiply-scalar";
     a.expect_dtype(NAME, NUMBERS)?;
     let run = || match a.dtype() {
-        dtype if dtype.is_float() => kernel::elementwise::scaled(a, scalar),
+        dtype if dtype.is_float() => kernel!(a => elementwise::scaled(a, scalar)),
         _ => Dispatch::int_mul_scalar(a.value(), Scalar::Int(scalar as i64)),
     };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, move |step| {
@@ -169,10 +171,17 @@ pub fn power_scalar(a: &Tensor, exponent: f64) -> Result<Tensor, Misuse> {
     if exponent == 0.0 {
         return Tensor::full(&a.device(), a.shape(), 1.0, a.dtype());
     }
-    // Burn multiplies for small whole exponents, and panics on those that are infinite or do not fit an integer.
-    let run = || match exponent.abs() <= 2.0 {
-        true => Dispatch::float_powf_scalar(a.value(), Scalar::Float(exponent)),
-        false => Dispatch::float_powf_scalar_impl(a.value(), Scalar::Float(exponent)),
+    let run = || {
+        if a.is_on_device()
+            && let Some(power) = kernel::device::elementwise::power(a, exponent)
+        {
+            return power;
+        }
+        // Burn multiplies for small whole exponents, and panics on those that are infinite or do not fit an integer.
+        match exponent.abs() <= 2.0 {
+            true => Dispatch::float_powf_scalar(a.host_value(), Scalar::Float(exponent)),
+            false => Dispatch::float_powf_scalar_impl(a.host_value(), Scalar::Float(exponent)),
+        }
     };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, move |step| {
         step.gradients(&[&|g| {
@@ -251,7 +260,7 @@ unary!(
 );
 unary!(
     /// e to the power `a`.
-    exp, "elementwise.exp", |v| kernel::elementwise::exp(v), |a, y, g| multiply(g, y)
+    exp, "elementwise.exp", |v| kernel!(v => elementwise::exp(v)), |a, y, g| multiply(g, y)
 );
 unary!(
     /// The natural logarithm; NaN below 0.
@@ -305,7 +314,7 @@ fn activation(
 ) -> Result<Tensor, Misuse> {
     a.expect_dtype(operation, FLOATS)?;
     let inputs: Vec<&Tensor> = std::iter::once(a).chain(factor).collect();
-    let run = || kernel::activation::derivative(function, a, factor, order);
+    let run = || kernel!(a => activation::derivative(function, a, factor, order));
     Tensor::compute(operation, a.shape(), a.dtype(), &inputs, run, move |step| {
         let a = &step.inputs[0];
         let derived = |factor: &Tensor, order| activation(operation, function, a, Some(factor), order);
@@ -325,15 +334,16 @@ macro_rules! comparison {
         pub fn $name(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
             check_dtypes($label, &[a, b], NUMBERS)?;
             let shape = broadcast_shape($label, a.shape(), b.shape())?;
-            Tensor::constant($label, &shape, DType::Boolean, || {
+            Tensor::constant($label, &shape, DType::Boolean, &[a, b], || {
                 let rank = shape.len().max(1);
                 let (left, right) = (aligned(a, rank), aligned(b, rank));
                 let result = if a.dtype().is_float() {
-                    Dispatch::$float(left, right, BoolDType::Native)
+                    let booleans = if a.is_on_device() { a.device().booleans() } else { BoolDType::Native };
+                    Dispatch::$float(left, right, booleans)
                 } else {
                     Dispatch::$integer(left, right, BoolDType::Native)
                 };
-                Dispatch::bool_reshape(result, Shape::from(shape.to_vec()))
+                Dispatch::bool_reshape(result, a.burn_shape(&shape))
             })
         }
     };
@@ -358,6 +368,11 @@ comparison!(
 /// `a` is not floating-point.
 pub fn is_finite(a: &Tensor) -> Result<Tensor, Misuse> {
     a.expect_dtype("elementwise.is-finite", FLOATS)?;
+    if a.is_on_device() {
+        // What they make of 0 times infinity is not certain.
+        let run = || kernel::device::elementwise::is_finite(a);
+        return Tensor::constant("elementwise.is-finite", a.shape(), DType::Boolean, &[a], run);
+    }
     // The difference is 0 for finite numbers and NaN for all others.
     let zero = multiply_scalar(&crate::autodiff::detach(a)?, 0.0)?;
     equal(&zero, &zero)
@@ -366,9 +381,9 @@ pub fn is_finite(a: &Tensor) -> Result<Tensor, Misuse> {
 fn logical(operation: &'static str, a: &Tensor, b: &Tensor, run: Binary) -> Result<Tensor, Misuse> {
     check_dtypes(operation, &[a, b], &[DType::Boolean])?;
     let shape = broadcast_shape(operation, a.shape(), b.shape())?;
-    Tensor::constant(operation, &shape, DType::Boolean, || {
-        let stretched =
-            |operand: &Tensor| Dispatch::bool_expand(aligned(operand, shape.len()), Shape::from(shape.to_vec()));
+    Tensor::constant(operation, &shape, DType::Boolean, &[a, b], || {
+        let whole = a.burn_shape(&shape);
+        let stretched = |operand: &Tensor| Dispatch::bool_expand(aligned(operand, whole.num_dims()), whole.clone());
         run(stretched(a), stretched(b))
     })
 }
@@ -395,7 +410,7 @@ pub fn logical_or(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
 /// The operand is not boolean.
 pub fn logical_not(a: &Tensor) -> Result<Tensor, Misuse> {
     a.expect_dtype("elementwise.logical-not", &[DType::Boolean])?;
-    Tensor::constant("elementwise.logical-not", a.shape(), DType::Boolean, || Dispatch::bool_not(a.value()))
+    Tensor::constant("elementwise.logical-not", a.shape(), DType::Boolean, &[a], || Dispatch::bool_not(a.value()))
 }
 
 /// `a` where `condition` is true, else `b`; all broadcast. No gradient flows to the side that was not taken, not even a NaN.
@@ -408,7 +423,7 @@ pub fn where_(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Misu
     check_dtypes(NAME, &[a, b], &[DType::Float32, DType::Float64, DType::Int32, DType::Int64, DType::Boolean])?;
     let sides = broadcast_shape(NAME, a.shape(), b.shape())?;
     let shape = broadcast_shape(NAME, condition.shape(), &sides)?;
-    let run = || kernel::select_where(condition, a, b, &shape);
+    let run = || kernel!(a => select_where(condition, a, b, &shape));
     let mask = condition.clone();
     Tensor::compute(NAME, &shape, a.dtype(), &[a, b], run, move |step| {
         step.gradients(&[&|g| sum_to(&where_(&mask, g, &zero_like(g)?)?, step.inputs[0].shape()), &|g| {

@@ -1,11 +1,12 @@
 //! Reading and adding at indices. Every index is checked before a kernel sees it.
 
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
-use burn_dispatch::Dispatch;
+use burn_dispatch::{Dispatch, DispatchTensor};
 
 use super::{FLOATS, check_axis, check_indices, check_rank};
-use crate::tensor::Sizes;
-use crate::{DType, Misuse, Tensor, kernel};
+use crate::kernel::device::segment::Table;
+use crate::tensor::{Sizes, checked_bytes};
+use crate::{DType, Misuse, Tensor, kernel, memory};
 
 /// `out[.., k, ..] = a[.., indices[k], ..]` along `axis`.
 ///
@@ -19,10 +20,11 @@ pub fn select(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
     check_indices(NAME, indices, size)?;
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = indices.count();
-    let run = || match a.dtype() {
-        DType::Boolean => kernel::booleans(&Dispatch::bool_select(a.value(), axis, indices.value()), &shape),
-        dtype if dtype.is_integer() => Dispatch::int_select(a.value(), axis, indices.value()),
-        _ => Dispatch::float_select(a.value(), axis, indices.value()),
+    let copy = copied_for_device(NAME, a, indices)?;
+    let run = || match (a.dtype(), copy) {
+        (DType::Boolean, _) => kernel::booleans(&Dispatch::bool_select(a.host_value(), axis, indices.value()), &shape),
+        (dtype, _) if dtype.is_integer() => Dispatch::int_select(a.value(), axis, indices.value()),
+        (_, copy) => Dispatch::float_select(a.value(), axis, copy.unwrap_or_else(|| indices.value())),
     };
     let places = indices.clone();
     Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| {
@@ -45,13 +47,17 @@ pub fn index_add(a: &Tensor, axis: usize, indices: &Tensor, size: usize) -> Resu
     }
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = size;
+    let table = a.is_on_device().then(|| indices.table_for(NAME, a, size)).transpose()?;
     let places = indices.clone();
     Tensor::compute(
         NAME,
         &shape,
         a.dtype(),
         &[a],
-        || kernel::index_add(a, axis, indices, &shape),
+        || match &table {
+            Some(table) => kernel::device::index_add(a, axis, table, &shape),
+            None => kernel::index_add(a, axis, indices, &shape),
+        },
         move |step| step.gradients(&[&|g| select(g, axis, &places)]),
     )
 }
@@ -66,10 +72,13 @@ pub fn gather(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
     check_indices(NAME, indices, a.shape()[axis])?;
     check_other_axes(NAME, a, axis, indices)?;
     let size = a.shape()[axis];
-    let run = || match a.dtype() {
-        DType::Boolean => kernel::booleans(&Dispatch::bool_gather(axis, a.value(), indices.value()), indices.shape()),
-        dtype if dtype.is_integer() => Dispatch::int_gather(axis, a.value(), indices.value()),
-        _ => Dispatch::float_gather(axis, a.value(), indices.value()),
+    let copy = copied_for_device(NAME, a, indices)?;
+    let run = || match (a.dtype(), copy) {
+        (DType::Boolean, _) => {
+            kernel::booleans(&Dispatch::bool_gather(axis, a.host_value(), indices.value()), indices.shape())
+        }
+        (dtype, _) if dtype.is_integer() => Dispatch::int_gather(axis, a.value(), indices.value()),
+        (_, copy) => Dispatch::float_gather(axis, a.value(), copy.unwrap_or_else(|| indices.value())),
     };
     let places = indices.clone();
     Tensor::compute(NAME, indices.shape(), a.dtype(), &[a], run, move |step| {
@@ -91,15 +100,33 @@ pub fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, size: usize) -> Re
     }
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = size;
+    let table = if a.is_on_device() {
+        // Every element has a segment of its own.
+        let count = checked_bytes(NAME, &shape, a.dtype())? / a.dtype().size();
+        drop(memory::reserve(NAME, checked_bytes(NAME, a.shape(), DType::Int64)?)?);
+        let places = kernel::device::scatter_places(a, axis, indices, &shape);
+        Some(Table::new(NAME, &places, count, &a.device())?)
+    } else {
+        None
+    };
     let places = indices.clone();
     Tensor::compute(
         NAME,
         &shape,
         a.dtype(),
         &[a],
-        || kernel::scatter_add(a, axis, indices, &shape),
+        || match &table {
+            Some(table) => kernel::device::scatter_add(a, table, &shape),
+            None => kernel::scatter_add(a, axis, indices, &shape),
+        },
         move |step| step.gradients(&[&|g| gather(g, axis, &places)]),
     )
+}
+
+/// The indices for the kernels of `a`'s device, if they are to work on it.
+fn copied_for_device(operation: &'static str, a: &Tensor, indices: &Tensor) -> Result<Option<DispatchTensor>, Misuse> {
+    let is_needed = a.dtype().is_float() && a.is_on_device() && indices.count() > 0;
+    is_needed.then(|| indices.copied_for(operation, a)).transpose()
 }
 
 fn check_other_axes(operation: &'static str, a: &Tensor, axis: usize, indices: &Tensor) -> Result<(), Misuse> {

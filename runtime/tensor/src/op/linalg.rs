@@ -4,6 +4,7 @@ use thiserror::Error;
 
 use super::{FLOATS, broadcast_shape, check_dtypes, check_rank, elementwise, shape, sum_to};
 use crate::context::check_cost;
+use crate::kernel::kernel;
 use crate::tensor::Sizes;
 use crate::{Misuse, Tensor, kernel};
 
@@ -51,7 +52,7 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
         return product(NAME, a, false, b, false, &result);
     }
     check_cost(NAME, multiplications(&result, columns))?;
-    let run = || kernel::matrix::batched(a, b, &result);
+    let run = || kernel!(a => matrix::batched(a, b, &result));
     Tensor::compute(NAME, &result, a.dtype(), &[a, b], run, |step| {
         let (a, b) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| sum_to(&matmul(g, &transpose(b)?)?, a.shape()), &|g| {
@@ -76,7 +77,7 @@ pub(crate) fn product(
         a.shape().last().copied().unwrap_or(1)
     };
     check_cost(operation, multiplications(shape, inner))?;
-    let run = || kernel::matrix::product((a, a_transposed), (b, b_transposed), None, shape);
+    let run = || kernel!(a => matrix::product((a, a_transposed), (b, b_transposed), None, shape));
     Tensor::compute(operation, shape, a.dtype(), &[a, b], run, move |step| {
         let (a, b) = (&step.inputs[0], &step.inputs[1]);
         let by_a = |g: &Tensor| match a_transposed {

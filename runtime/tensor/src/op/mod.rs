@@ -30,7 +30,10 @@ pub fn cast(a: &Tensor, dtype: DType) -> Result<Tensor, Misuse> {
         a.shape(),
         dtype,
         &[a],
-        || crate::kernel::cast(a, dtype),
+        || match a.is_on_device() && a.device().holds(dtype) {
+            true => crate::kernel::device::cast(a, dtype),
+            false => crate::kernel::cast(a, dtype),
+        },
         |step| step.gradients(&[&|gradient| cast(gradient, step.inputs[0].dtype())]),
     )
 }

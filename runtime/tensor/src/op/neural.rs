@@ -7,8 +7,9 @@ use smallvec::SmallVec;
 use super::{FLOATS, check_axis, check_dtypes, elementwise, linalg, reduce, shape};
 use crate::autodiff::gradients_by_parts;
 use crate::context::check_cost;
+use crate::kernel::kernel;
 use crate::tensor::Sizes;
-use crate::{Misuse, Tensor, kernel};
+use crate::{Misuse, Tensor};
 
 pub use attention::attention;
 
@@ -37,7 +38,7 @@ pub fn linear(a: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let mut shape = Sizes::from_slice(a.shape());
     shape[a.shape().len() - 1] = weight.shape()[1];
     check_cost(NAME, linalg::multiplications(&shape, weight.shape()[0]))?;
-    let run = || kernel::matrix::product((a, false), (weight, false), bias, &shape);
+    let run = || kernel!(a => matrix::product((a, false), (weight, false), bias, &shape));
     Tensor::compute(NAME, &shape, a.dtype(), &operands, run, |step| {
         let (a, weight) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[
@@ -68,7 +69,7 @@ pub fn gated_linear_unit(a: &Tensor) -> Result<Tensor, Misuse> {
             ));
         }
     }
-    let run = || kernel::activation::gated(a, &shape);
+    let run = || kernel!(a => activation::gated(a, &shape));
     Tensor::compute(GATED, &shape, a.dtype(), &[a], run, |step| {
         step.gradients(&[&|g| gated_gradient(&step.inputs[0], g)])
     })
@@ -78,7 +79,7 @@ const GATED: &str = "neural.gated-linear-unit";
 
 /// With `J(a)` the Jacobian of the unit: its transpose times `c`, which has the shape of the unit's output.
 fn gated_gradient(a: &Tensor, c: &Tensor) -> Result<Tensor, Misuse> {
-    let run = || kernel::activation::gated_gradient(a, c);
+    let run = || kernel!(a => activation::gated_gradient(a, c));
     Tensor::compute(GATED, a.shape(), a.dtype(), &[a, c], run, |step| {
         let (a, c) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|u| gated_curvature(a, c, u), &|u| gated_tangent(a, u)])
@@ -91,7 +92,7 @@ fn gated_tangent(a: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
     if let Some(size) = shape.last_mut() {
         *size /= 2;
     }
-    let run = || kernel::activation::gated_tangent(a, u, &shape);
+    let run = || kernel!(a => activation::gated_tangent(a, u, &shape));
     Tensor::compute(GATED, &shape, a.dtype(), &[a, u], run, |step| {
         let (a, u) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|c| gated_curvature(a, c, u), &|c| gated_gradient(a, c)])
@@ -101,7 +102,7 @@ fn gated_tangent(a: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
 /// The gradient of `c . J(a) u` by `a`. Its own derivatives are of an order that is asked for rarely.
 fn gated_curvature(a: &Tensor, c: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
     use elementwise::{add, add_scalar, multiply, multiply_scalar, sigmoid};
-    let run = || kernel::activation::gated_curvature(a, c, u);
+    let run = || kernel!(a => activation::gated_curvature(a, c, u));
     Tensor::compute(GATED, a.shape(), a.dtype(), &[a, c, u], run, |step| {
         gradients_by_parts(step, |inputs| {
             let [a, c, u] = inputs else { unreachable!("a curvature has three inputs") };
@@ -162,7 +163,7 @@ fn normalise(operation: &'static str, a: &Tensor, epsilon: f64, centred: bool) -
     if a.shape().last().is_none_or(|&size| size == 0) {
         return Err(Misuse::new(operation, format!("shape {:?} has no last axis to average over", a.shape())));
     }
-    let run = || kernel::norm::forward(a, epsilon, centred);
+    let run = || kernel!(a => norm::forward(a, epsilon, centred));
     Tensor::compute(operation, a.shape(), a.dtype(), &[a], run, move |step| {
         step.gradients(&[&|g| jacobian_product(operation, &step.inputs[0], g, epsilon, centred)])
     })
@@ -177,7 +178,7 @@ fn jacobian_product(
     epsilon: f64,
     centred: bool,
 ) -> Result<Tensor, Misuse> {
-    let run = || kernel::norm::jacobian_product(a, g, epsilon, centred);
+    let run = || kernel!(a => norm::jacobian_product(a, g, epsilon, centred));
     Tensor::compute(operation, a.shape(), a.dtype(), &[a, g], run, move |step| {
         let (a, g, u) = (&step.inputs[0], &step.inputs[1], step.gradient);
         step.gradients(&[&|_| curvature(operation, a, g, u, epsilon, centred), &|u| {
@@ -195,7 +196,7 @@ fn curvature(
     epsilon: f64,
     centred: bool,
 ) -> Result<Tensor, Misuse> {
-    let run = || kernel::norm::curvature(a, g, u, epsilon, centred);
+    let run = || kernel!(a => norm::curvature(a, g, u, epsilon, centred));
     Tensor::compute(operation, a.shape(), a.dtype(), &[a, g, u], run, move |step| {
         gradients_by_parts(step, |inputs| composed_curvature(operation, inputs, epsilon, centred))
     })

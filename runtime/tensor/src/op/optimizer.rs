@@ -1,6 +1,7 @@
 //! Steps of optimizers, each one operation over all parameters. Nothing is recorded.
 
-use crate::{Misuse, Tensor, kernel};
+use crate::kernel::kernel;
+use crate::{Misuse, Tensor};
 
 /// Settings of a step of Adam or AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -59,8 +60,9 @@ pub fn adam(
             if let Some(other) = four.iter().find(|tensor| tensor.shape() != four[0].shape()) {
                 return Err(Misuse::new(NAME, format!("parameter {k} is {:?}, one of its tensors {other:?}", four[0])));
             }
-            let (parameter, first, second) = kernel::adam(four, options);
-            let make = |value| Tensor::constant(NAME, four[0].shape(), four[0].dtype(), || value);
+            let (parameter, first, second) =
+                crate::tensor::guarded(&four[0].device(), || kernel!(four[0] => adam(four, options)));
+            let make = |value| Tensor::constant(NAME, four[0].shape(), four[0].dtype(), &four, || value);
             Ok(AdamState {
                 parameter: crate::autodiff::track(&make(parameter)?)?,
                 first_moment: make(first)?,

@@ -1,7 +1,7 @@
 //! Reductions over axes, in a fixed order of summation.
 
 use super::{FLOATS, NUMBERS, check_axis, elementwise, index, shape};
-use crate::kernel::{self, Extreme};
+use crate::kernel::{self, Extreme, kernel};
 use crate::tensor::Sizes;
 use crate::{DType, Misuse, Tensor};
 
@@ -34,7 +34,7 @@ pub fn sum(a: &Tensor, axes: &[usize], keep_axes: bool) -> Result<Tensor, Misuse
         result,
         a.dtype(),
         &[a],
-        || kernel::sum(a, &is_reduced, result),
+        || kernel!(a => sum(a, &is_reduced, result)),
         move |step| step.gradients(&[&|g| shape::broadcast_to(&shape::reshape(g, &stretch)?, step.inputs[0].shape())]),
     )
 }
@@ -82,9 +82,23 @@ fn extreme(
         return Err(Misuse::new(operation, format!("axis {axis} of shape {:?} is empty", a.shape())));
     }
     let (_, kept, left) = reduced(operation, a, &[axis])?;
-    let places = Tensor::constant(operation, &kept, DType::Int64, || kernel::extreme_places(a, axis, which, &kept))?;
-    let taken = index::gather(a, axis, &places)?;
+    let taken = if a.is_on_device() {
+        // Where it is matters to the gradient alone, and integers are with the host.
+        let (run, shape) = (|| kernel::device::extreme(a, axis, which), kept.clone());
+        Tensor::compute(operation, &kept, a.dtype(), &[a], run, move |step| {
+            let a = &step.inputs[0];
+            let places = places(operation, which, a, axis, &shape)?;
+            step.gradients(&[&|g| index::scatter_add(g, axis, &places, a.shape()[axis])])
+        })?
+    } else {
+        index::gather(a, axis, &places(operation, which, a, axis, &kept)?)?
+    };
     shape::reshape(&taken, if keep_axes { &kept } else { &left })
+}
+
+/// Where along `axis` the extreme elements are.
+fn places(operation: &'static str, which: Extreme, a: &Tensor, axis: usize, shape: &[usize]) -> Result<Tensor, Misuse> {
+    Tensor::constant(operation, shape, DType::Int64, &[a], || kernel::extreme_places(a, axis, which, shape))
 }
 
 /// Whether all elements of a boolean tensor are true; true if there are none.

@@ -1,8 +1,11 @@
 //! Sums over rows that belong together: the three partial derivatives of one trilinear form,
 //! `sum_p sum_ij left[p, i] * blocks[segments[p], i, j] * right[p, j]`, closed under differentiation.
 
+use std::sync::Arc;
+
 use super::{FLOATS, check_dtypes, check_indices, check_rank};
 use crate::context::check_cost;
+use crate::kernel::device::segment::Table;
 use crate::memory::{self, Reservation};
 use crate::op::linalg::multiplications;
 use crate::tensor::checked_bytes;
@@ -22,7 +25,11 @@ pub fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, count: usize)
     check_cost(NAME, multiplications(&shape[1..], left.shape()[0]))?;
     let _tables = reserve_tables(NAME, &shape, left.shape()[0])?;
     let places = segments.clone();
-    let run = || kernel::segment::outer_sum(left, right, segments, &shape);
+    let table = table(NAME, left, segments, count)?;
+    let run = || match &table {
+        Some(table) => kernel::device::segment::outer_sum(left, right, table, &shape),
+        None => kernel::segment::outer_sum(left, right, segments, &shape),
+    };
     Tensor::compute(NAME, &shape, left.dtype(), &[left, right], run, move |step| {
         step.gradients(&[&|g| contract_right(&step.inputs[1], g, &places), &|g| {
             contract_left(&step.inputs[0], g, &places)
@@ -41,7 +48,11 @@ pub fn contract_left(left: &Tensor, blocks: &Tensor, segments: &Tensor) -> Resul
     check_cost(NAME, multiplications(&shape, left.shape()[1]))?;
     let _tables = reserve_tables(NAME, blocks.shape(), left.shape()[0])?;
     let places = segments.clone();
-    let run = || kernel::segment::contract(left, blocks, segments, false, &shape);
+    let table = table(NAME, left, segments, blocks.shape()[0])?;
+    let run = || match &table {
+        Some(table) => kernel::device::segment::contract(left, blocks, table, false, &shape),
+        None => kernel::segment::contract(left, blocks, segments, false, &shape),
+    };
     Tensor::compute(NAME, &shape, left.dtype(), &[left, blocks], run, move |step| {
         let (left, blocks) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| contract_right(g, blocks, &places), &|g| outer_sum(left, g, &places, blocks.shape()[0])])
@@ -59,7 +70,11 @@ pub fn contract_right(right: &Tensor, blocks: &Tensor, segments: &Tensor) -> Res
     check_cost(NAME, multiplications(&shape, right.shape()[1]))?;
     let _tables = reserve_tables(NAME, blocks.shape(), right.shape()[0])?;
     let places = segments.clone();
-    let run = || kernel::segment::contract(right, blocks, segments, true, &shape);
+    let table = table(NAME, right, segments, blocks.shape()[0])?;
+    let run = || match &table {
+        Some(table) => kernel::device::segment::contract(right, blocks, table, true, &shape),
+        None => kernel::segment::contract(right, blocks, segments, true, &shape),
+    };
     Tensor::compute(NAME, &shape, right.dtype(), &[right, blocks], run, move |step| {
         let (right, blocks) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| contract_left(g, blocks, &places), &|g| outer_sum(g, right, &places, blocks.shape()[0])])
@@ -71,6 +86,16 @@ pub fn contract_right(right: &Tensor, blocks: &Tensor, segments: &Tensor) -> Res
 fn reserve_tables(operation: &'static str, blocks: &[usize], rows: usize) -> Result<Reservation, Misuse> {
     let entries = if blocks.contains(&0) { 0 } else { blocks[0].saturating_mul(3).saturating_add(rows) };
     memory::reserve(operation, checked_bytes(operation, &[entries, 2], DType::Int64)?)
+}
+
+/// How the rows of segments are brought together on a device, if they are on one.
+fn table(
+    operation: &'static str,
+    rows: &Tensor,
+    segments: &Tensor,
+    count: usize,
+) -> Result<Option<Arc<Table>>, Misuse> {
+    rows.is_on_device().then(|| segments.table_for(operation, rows, count)).transpose()
 }
 
 fn check_rows(operation: &'static str, what: &str, rows: &Tensor, segments: &Tensor) -> Result<(), Misuse> {

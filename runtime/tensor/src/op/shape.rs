@@ -6,6 +6,7 @@ use burn_dispatch::Dispatch;
 
 use super::{broadcast_shape, check_axis, sum_to};
 use crate::autodiff::Contribution;
+use crate::kernel::kernel;
 use crate::tensor::{Sizes, checked_bytes};
 use crate::{DType, MAX_RANK, Misuse, Tensor, memory};
 
@@ -46,8 +47,7 @@ pub fn reshape(a: &Tensor, shape: &[usize]) -> Result<Tensor, Misuse> {
             format!("shape {:?} has {} elements, {shape:?} has {count}", a.shape(), a.count()),
         ));
     }
-    let run =
-        || of_kind!(a, float_reshape, int_reshape, bool_reshape, |value, run| run(value, Shape::from(shape.to_vec())));
+    let run = || of_kind!(a, float_reshape, int_reshape, bool_reshape, |value, run| run(value, a.burn_shape(shape)));
     Tensor::compute(NAME, shape, a.dtype(), &[a], run, |step| {
         step.gradients(&[&|g| reshape(g, step.inputs[0].shape())])
     })
@@ -73,7 +73,10 @@ pub fn permute(a: &Tensor, axes: &[usize]) -> Result<Tensor, Misuse> {
         return Err(Misuse::new(NAME, problem));
     }
     let shape: Sizes = axes.iter().map(|&axis| a.shape()[axis]).collect();
-    let run = || of_kind!(a, float_permute, int_permute, bool_permute, |value, run| run(value, axes));
+    let run = || match axes {
+        [] => a.value(),
+        _ => of_kind!(a, float_permute, int_permute, bool_permute, |value, run| run(value, axes)),
+    };
     Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| step.gradients(&[&|g| permute(g, &inverse)]))
 }
 
@@ -120,7 +123,11 @@ pub fn concatenate(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Misuse> {
         .ok_or_else(|| Misuse::new(NAME, "the axis becomes too long"))?;
     // A history of gradients keeps the list, which can be far longer than the result is large.
     let list = memory::reserve(NAME, checked_bytes(NAME, &[tensors.len()], DType::Int64)?)?;
-    let run = || crate::kernel::concatenate(tensors, axis, &shape);
+    let run = || {
+        // Tensors without elements are on no device.
+        let first = tensors.iter().find(|tensor| tensor.count() > 0).unwrap_or(&tensors[0]);
+        kernel!(first => concatenate(tensors, axis, &shape))
+    };
     Tensor::compute(NAME, &shape, first.dtype(), tensors, run, move |step| {
         let _kept = &list;
         let mut start = 0;
@@ -148,7 +155,7 @@ pub fn slice(a: &Tensor, axis: usize, start: usize, end: usize) -> Result<Tensor
     }
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = end - start;
-    let run = || crate::kernel::slice(a, axis, start, &shape);
+    let run = || kernel!(a => slice(a, axis, start, &shape));
     Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| {
         Ok([Some(Contribution::Part { axis, start, value: step.gradient.clone() })].into_iter().collect())
     })

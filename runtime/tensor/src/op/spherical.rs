@@ -1,6 +1,7 @@
 //! Functions of directions and distances.
 
 use super::{FLOATS, check_dtypes, check_rank, elementwise, linalg, reduce, shape};
+use crate::kernel::kernel;
 use crate::{Misuse, Tensor, kernel};
 
 /// The largest degree of solid harmonics.
@@ -24,7 +25,7 @@ pub fn solid_harmonics(vectors: &Tensor, max_degree: usize) -> Result<Tensor, Mi
         return Err(Misuse::new(NAME, format!("degree {max_degree} is above {MAX_DEGREE}")));
     }
     let shape = [vectors.shape()[0], (max_degree + 1) * (max_degree + 1)];
-    let run = || kernel::harmonics::forward(vectors, max_degree, &shape);
+    let run = || kernel!(vectors => harmonics::forward(vectors, max_degree, &shape));
     Tensor::compute(NAME, &shape, vectors.dtype(), &[vectors], run, move |step| {
         step.gradients(&[&|g| harmonics_gradient(&step.inputs[0], g, max_degree)])
     })
@@ -80,7 +81,7 @@ pub fn piecewise_polynomial(x: &Tensor, coefficients: &Tensor, lower: f64, upper
 /// The derivative of a piecewise polynomial of this order, which is one of its own.
 fn polynomial_derivative(x: &Tensor, coefficients: &Tensor, bounds: [f64; 2], order: usize) -> Result<Tensor, Misuse> {
     let shape = [x.shape()[0], coefficients.shape()[2]];
-    let run = || kernel::polynomial(x, coefficients, bounds, order, &shape);
+    let run = || kernel!(x => polynomial(x, coefficients, bounds, order, &shape));
     let table = coefficients.clone();
     Tensor::compute("spherical.piecewise-polynomial", &shape, x.dtype(), &[x], run, move |step| {
         step.gradients(&[&|g| {

@@ -10,11 +10,57 @@ use super::super::{check_indices, check_rank};
 use super::{FLOATS, check_dtypes, elementwise};
 use crate::autodiff::gradients_by_parts;
 use crate::context::check_cost;
-use crate::kernel::attention::{self as kernel, Neighbourhoods};
+use crate::kernel::attention::{self as processor, Neighbourhoods};
+use crate::kernel::device::attention::{self as device, Classes};
 use crate::tensor::checked_bytes;
 use crate::{DType, Misuse, Tensor, memory};
 
 const NAME: &str = "neural.attention";
+
+/// Which rows attend to one another, as the kernels of the processor or of other devices have it.
+enum Pairs {
+    Processor(Neighbourhoods),
+    Device(Classes),
+}
+
+/// Calls the kernel of this name for where the rows are.
+macro_rules! kernel {
+    ($of:expr => $function:ident ( $($argument:expr),* )) => {
+        match &**$of {
+            Pairs::Processor(of) => processor::$function($($argument,)* of),
+            Pairs::Device(of) => device::$function($($argument,)* of),
+        }
+    };
+}
+
+impl Pairs {
+    fn new(segments: &Tensor, count: usize, heads: usize, rows: &Tensor) -> Result<Self, Misuse> {
+        // What says where each segment is, before anything of that size is allocated; a history of gradients keeps it.
+        let shape = [count.saturating_add(rows.shape()[0]), 2];
+        let tables = memory::reserve(NAME, checked_bytes(NAME, &shape, DType::Int64)?)?;
+        let found = match rows.is_on_device() {
+            false => Neighbourhoods::new(segments, count, heads, tables).map(Self::Processor),
+            true => Classes::new(NAME, segments, count, heads, rows, tables)?.map(Self::Device),
+        };
+        found.ok_or_else(|| Misuse::new(NAME, "the segments have more pairs of rows than can be counted"))
+    }
+
+    /// The number of entries of a matrix of weights.
+    fn entries(&self) -> usize {
+        match self {
+            Self::Processor(of) => of.entries(),
+            Self::Device(of) => of.entries(),
+        }
+    }
+
+    /// How many multiplications it takes to go through all pairs of rows of `features` elements.
+    fn multiplications(&self, features: usize) -> f64 {
+        match self {
+            Self::Processor(of) => of.multiplications(features),
+            Self::Device(of) => of.multiplications(features),
+        }
+    }
+}
 
 /// Each row attends to the rows of its own segment (Vaswani and others 2017): `out[i, h] = sum over j of softmax over j (scale * queries[i, h] . keys[j, h] +
 /// bias[j]) * values[j, h]`. `queries`, `keys` and `values` are `[rows, heads * width]`, `bias` is `[rows]`, and row `p` belongs to segment `segments[p]`
@@ -60,30 +106,29 @@ pub fn attention(
         return Err(Misuse::new(NAME, format!("scale is {scale}, expected a finite number")));
     }
     check_indices(NAME, segments, count)?;
-    // What says where each segment is, before anything of that size is allocated; a history of gradients keeps it.
-    let tables = memory::reserve(NAME, checked_bytes(NAME, &[count.saturating_add(shape[0]), 2], DType::Int64)?)?;
-    let of = Arc::new(
-        Neighbourhoods::new(segments, count, heads, tables)
-            .ok_or_else(|| Misuse::new(NAME, "the segments have more pairs of rows than can be counted"))?,
-    );
+    let of = Arc::new(Pairs::new(segments, count, heads, queries)?);
     let weights = elementwise::multiply_scalar(&scores(queries, keys, &of)?, scale)?;
     let weights = softmax(&elementwise::add(&weights, &columns(bias, &of)?)?, &of)?;
     mix(&weights, values, &of, false)
 }
 
 /// The form's derivative by `w`: products of the rows of `x` with those of `y`.
-fn scores(x: &Tensor, y: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
+fn scores(x: &Tensor, y: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     check_cost(NAME, of.multiplications(x.shape()[1]))?;
-    let (run, within) = (|| kernel::scores(x, y, of), of.clone());
+    let (run, within) = (|| kernel!(of => scores(x, y)), of.clone());
     Tensor::compute(NAME, &[of.entries()], x.dtype(), &[x, y], run, move |step| {
         step.gradients(&[&|g| mix(g, &step.inputs[1], &within, false), &|g| mix(g, &step.inputs[0], &within, true)])
     })
 }
 
 /// The form's derivative by `x`, or with `transposed` that by `y`: sums of rows, weighted by `w`.
-fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Neighbourhoods>, transposed: bool) -> Result<Tensor, Misuse> {
+fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Pairs>, transposed: bool) -> Result<Tensor, Misuse> {
     check_cost(NAME, of.multiplications(rows.shape()[1]))?;
-    let (run, within) = (|| kernel::mix(weights, rows, of, transposed), of.clone());
+    let run = || match &**of {
+        Pairs::Processor(of) => processor::mix(weights, rows, of, transposed),
+        Pairs::Device(of) => device::mix(weights, rows, of, transposed),
+    };
+    let within = of.clone();
     Tensor::compute(NAME, rows.shape(), rows.dtype(), &[weights, rows], run, move |step| {
         let (weights, rows) = (&step.inputs[0], &step.inputs[1]);
         let by_weights = |g: &Tensor| if transposed { scores(rows, g, &within) } else { scores(g, rows, &within) };
@@ -92,32 +137,32 @@ fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Neighbourhoods>, transposed: bo
 }
 
 /// `w[h, i, j] = values[j]`.
-fn columns(values: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
-    let (run, within) = (|| kernel::columns(values, of), of.clone());
+fn columns(values: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel!(of => columns(values)), of.clone());
     Tensor::compute(NAME, &[of.entries()], values.dtype(), &[values], run, move |step| {
         step.gradients(&[&|g| column_sums(g, step.inputs[0].shape(), &within)])
     })
 }
 
 /// The transpose of [`columns`].
-fn column_sums(weights: &Tensor, shape: &[usize], of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
-    let (run, within) = (|| kernel::column_sums(weights, of), of.clone());
+fn column_sums(weights: &Tensor, shape: &[usize], of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel!(of => column_sums(weights)), of.clone());
     Tensor::compute(NAME, shape, weights.dtype(), &[weights], run, move |step| {
         step.gradients(&[&|g| columns(g, &within)])
     })
 }
 
 /// The softmax of each row of `w`.
-fn softmax(scores: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
-    let (run, within) = (|| kernel::softmax(scores, of), of.clone());
+fn softmax(scores: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel!(of => softmax(scores)), of.clone());
     Tensor::compute(NAME, scores.shape(), scores.dtype(), &[scores], run, move |step| {
         step.gradients(&[&|g| softmax_product(step.output, g, &within)])
     })
 }
 
 /// `y (g - <y, g>)` for each row: the product of the softmax's Jacobian, which is symmetric, with `g`.
-fn softmax_product(y: &Tensor, g: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
-    let (run, within) = (|| kernel::softmax_product(y, g, of), of.clone());
+fn softmax_product(y: &Tensor, g: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel!(of => softmax_product(y, g)), of.clone());
     Tensor::compute(NAME, y.shape(), y.dtype(), &[y, g], run, move |step| {
         let (y, g) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|u| softmax_curvature(y, g, u, &within), &|u| softmax_product(y, u, &within)])
@@ -125,9 +170,9 @@ fn softmax_product(y: &Tensor, g: &Tensor, of: &Arc<Neighbourhoods>) -> Result<T
 }
 
 /// `u g - u <y, g> - g <y, u>` for each row. Its own derivatives are of an order that is asked for rarely.
-fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
+fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     use elementwise::{multiply, subtract};
-    let (run, within) = (|| kernel::softmax_curvature([y, g, u], of), of.clone());
+    let (run, within) = (|| kernel!(of => softmax_curvature([y, g, u])), of.clone());
     Tensor::compute(NAME, y.shape(), y.dtype(), &[y, g, u], run, move |step| {
         gradients_by_parts(step, |inputs| {
             let [y, g, u] = inputs else { unreachable!("a curvature has three inputs") };
@@ -138,8 +183,8 @@ fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Arc<Neighbourhoods
 }
 
 /// Each entry of `w` becomes the sum of its row: a symmetric operation, and so its own transpose.
-fn row_sums(weights: &Tensor, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
-    let (run, within) = (|| kernel::row_sums(weights, of), of.clone());
+fn row_sums(weights: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+    let (run, within) = (|| kernel!(of => row_sums(weights)), of.clone());
     Tensor::compute(NAME, weights.shape(), weights.dtype(), &[weights], run, move |step| {
         step.gradients(&[&|g| row_sums(g, &within)])
     })

@@ -1,0 +1,91 @@
+//! Accelerators through cubecl's runtimes. A machine that lacks one, or its driver, is told so: nothing here panics over it.
+
+use std::any::Any;
+use std::panic::catch_unwind;
+use std::sync::OnceLock;
+
+use burn_backend::{Backend, DType as BurnDType, get_or_init_device_settings};
+use burn_dispatch::devices::CubeDevice;
+use burn_dispatch::{Dispatch, DispatchDevice};
+
+use super::{Family, Properties};
+
+/// What opening each family gave.
+static OPENED: [OnceLock<Result<Properties, String>>; 4] = [const { OnceLock::new() }; 4];
+
+/// Opens the first device of a family; the second time, the answer is the same.
+pub(super) fn open(family: Family) -> Result<(), String> {
+    let opened = OPENED[family as usize].get_or_init(|| {
+        // Drivers are found at run time, and what wraps them panics where they are broken.
+        catch_unwind(|| first_device(family)).unwrap_or_else(|panic| Err(message(&*panic)))
+    });
+    match opened {
+        Ok(_) => Ok(()),
+        Err(reason) => Err(reason.clone()),
+    }
+}
+
+/// The properties of a family's device, which MUST have been opened.
+pub(super) fn opened(family: Family) -> &'static Properties {
+    match OPENED[family as usize].get() {
+        Some(Ok(properties)) => properties,
+        _ => unreachable!("a device exists after it was opened"),
+    }
+}
+
+fn first_device(family: Family) -> Result<Properties, String> {
+    match family {
+        #[cfg(feature = "cuda")]
+        Family::Cuda => cuda(),
+        #[cfg(feature = "metal")]
+        Family::Metal => graphics(burn_dispatch::devices::wgpu::WgpuBackend::Metal),
+        #[cfg(feature = "vulkan")]
+        Family::Vulkan => graphics(burn_dispatch::devices::wgpu::WgpuBackend::Vulkan),
+        // Whatever graphics interface the machine has.
+        #[cfg(feature = "webgpu")]
+        Family::Webgpu => graphics(burn_dispatch::devices::wgpu::WgpuBackend::Auto),
+        #[allow(unreachable_patterns, reason = "a build may have them all")]
+        _ => Err("it is not in this build".to_owned()),
+    }
+}
+
+#[cfg(feature = "cuda")]
+fn cuda() -> Result<Properties, String> {
+    use burn_dispatch::devices::RuntimeId;
+    let first = Dispatch::enumerate_cube(RuntimeId::Cuda).into_iter().next();
+    match first {
+        Some(DispatchDevice::Cube(device)) => properties(device, true, false),
+        _ => Err("there is no NVIDIA driver, or it finds no device".to_owned()),
+    }
+}
+
+#[cfg(any(feature = "metal", feature = "vulkan", feature = "webgpu"))]
+fn graphics(backend: burn_dispatch::devices::wgpu::WgpuBackend) -> Result<Properties, String> {
+    use burn_dispatch::devices::wgpu::{AutoGraphicsApi, RuntimeOptions, WgpuDevice, try_init_setup, wgpu};
+    let device = WgpuDevice::default().on(backend);
+    let options = RuntimeOptions::try_default().map_err(|error| error.to_string())?;
+    let setup = try_init_setup::<AutoGraphicsApi>(&device, options).map_err(|error| error.to_string())?;
+    let is_software = setup.adapter.get_info().device_type == wgpu::DeviceType::Cpu;
+    // Shaders have double precision for arithmetic at most, not for exponentials and the like.
+    properties(CubeDevice::Wgpu(device), false, is_software)
+}
+
+fn properties(device: CubeDevice, float64: bool, is_software: bool) -> Result<Properties, String> {
+    let client = device.client();
+    let known = client.properties();
+    let (description, memory) = (known.identity.name.clone(), known.memory.max_memory());
+    let device = DispatchDevice::Cube(device);
+    let supports = |dtype: BurnDType| Dispatch::supports_dtype(&device, dtype);
+    if !supports(BurnDType::F32) || !supports(BurnDType::I32) {
+        return Err(format!("{description} does not compute with 32-bit numbers"));
+    }
+    let booleans = get_or_init_device_settings::<Dispatch>(&device).bool_dtype;
+    let float64 = float64 && supports(BurnDType::F64);
+    Ok(Properties { description, device, float64, booleans, is_software, memory })
+}
+
+/// What a caught panic says.
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "its driver failed".to_owned())
+}
