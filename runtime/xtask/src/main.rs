@@ -2,6 +2,7 @@
 
 mod bench;
 mod command;
+mod debian;
 mod fuzz;
 mod guests;
 mod test;
@@ -15,7 +16,8 @@ const HELP: &str = "\
 cargo xtask <task>
 
   test [NAME]     builds the guests and runs every test, or those whose name contains NAME
-  guests          builds the architectures in `guests/` into `target/guests/`
+  guests [--verify]
+                  builds the architectures in `guests/` into `target/guests/`; twice, in two folders, to see whether the bytes are the same
   kilnbox ARGS    builds all that is needed and runs the program (also `cargo kilnbox ARGS`)
   bench NAME      runs a benchmark and prints ratios: vs-metatrain, start, sandbox
   fuzz [TARGET] [--minutes N]
@@ -29,7 +31,7 @@ fn main() -> ExitCode {
     let root = root();
     let result = match task.as_str() {
         "test" => test::run(&root, &arguments),
-        "guests" => guests::build(&root).map(|_| ExitCode::SUCCESS),
+        "guests" => build_guests(&root, &arguments),
         "kilnbox" => kilnbox(&root, &arguments),
         "bench" => bench::run(&root, &arguments),
         "fuzz" => fuzz::run(&root, &arguments),
@@ -49,6 +51,14 @@ fn main() -> ExitCode {
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+fn build_guests(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
+    match arguments {
+        [] => guests::build(root).map(|_| ExitCode::SUCCESS),
+        [flag] if flag == "--verify" => guests::verify(root, &build_kilnbox(root)?).map(|()| ExitCode::SUCCESS),
+        _ => Err("`cargo xtask guests` takes `--verify` or nothing".to_owned()),
+    }
 }
 
 /// Builds guests and the program, and becomes the program.

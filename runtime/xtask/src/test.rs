@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use crate::{build_kilnbox, command, guests};
+use crate::{build_kilnbox, command, debian, guests};
 
 /// Runs all checks and tests, or the tests whose names contain the one argument.
 pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
@@ -36,6 +36,9 @@ pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     let mut tests = command::cargo(root);
     tests.args(["test", "--release", "--workspace", "--no-fail-fast"]).env("KILNBOX_PROGRAM", &program);
     guests::show_to(&mut tests, root);
+    if let Some(programs) = debian::programs(root) {
+        tests.env("KILNBOX_PEERS", programs);
+    }
     match name {
         Some(name) => tests.arg("--").arg(name),
         None => &mut tests,
