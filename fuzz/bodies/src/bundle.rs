@@ -127,9 +127,7 @@ fn leb128(target: &mut Vec<u8>, mut number: usize) {
 pub fn lock(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     within(20, || {
-        if let Some(lock) =
-            Lock::parse(&text).map_err(|problem| check_message(&problem.escape_debug().to_string())).ok()
-        {
+        if let Ok(lock) = Lock::parse(&text).map_err(|problem| check_message(&problem.escape_debug().to_string())) {
             let written = lock.to_text().unwrap_or_else(|problem| panic!("it cannot be written: {problem}"));
             let again = Lock::parse(&written).unwrap_or_else(|problem| panic!("it was written: {problem}"));
             assert_eq!(again.to_text().ok(), Some(written), "it reads otherwise after it was written");
