@@ -1,14 +1,16 @@
-//! Hostile components, options, data and checkpoints: attacks 31 to 50.
+//! Hostile components, bundles, options, data, checkpoints and registries: attacks 31 to 50, and those of their kind beyond the list.
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
-use kilnbox_bundle::{ArchitectureIdentity, CheckpointFile, ElementType, ModelFile, NamedTensor, sha256_digest};
+use kilnbox_bundle::{
+    ArchitectureIdentity, CheckpointFile, ElementType, Metadata, ModelFile, NamedTensor, Parts, pack, sha256_digest,
+};
 use kilnbox_host::{Engine, EngineOptions, Limits};
 use kilnbox_tests::{Workplace, ethanol_structures};
 use serde_json::json;
@@ -120,30 +122,59 @@ attacks! {
         endings
     }
 
-    "36" custom_sections_mean_nothing_yet:
-    "custom sections: the same twice, of 8 MiB, not UTF-8, with names of ours" => Harmless, says [], {
-        let section = |name: &[u8], content: &[u8]| {
-            let body = [&leb128(name.len()), name, content].concat();
-            [&[0][..], &leb128(body.len()), &body].concat()
+    "36" sections_of_a_bundle_are_what_they_must_be:
+    "a bundle whose sections are there twice, too large, not UTF-8, changed, or only in a nested component" => InputError, says ["net.wasm"], {
+        let bundle = bundle()?;
+        let with = |name: &[u8], content: &[u8]| [bundle.clone(), section(name, content)].concat();
+        let changed = |from: &[u8], to: &[u8]| replaced(&bundle, from, to);
+        let nested = {
+            let honest = honest()?;
+            [&honest[..], &[4], &leb128(bundle.len()), &bundle].concat()
         };
-        let sections = [
-            section(b"kilnbox:manifest", b"{}"),
-            section(b"kilnbox:manifest", b"{}"),
-            section(b"kilnbox:default-hypers", &[0xff; 100]),
-            section(b"component-type", b"nonsense"),
-            section(b"", &vec![0; 8 << 20]),
+        let cases = [
+            (with(b"kilnbox:manifest", b"{}"), "`kilnbox:manifest` is there twice"),
+            (with(b"kilnbox:docs", b"others"), "`kilnbox:docs` is there twice"),
+            (with(b"version", b"9"), "`version` is there twice"),
+            (with(b"kilnbox:capabilities", b"all"), "is none that this kilnbox knows"),
+            (with(b"kilnbox:schema-hypers", b"{}"), "is not in the manifest"),
+            (with(b"description", &[b'x'; 1 << 20]), "at most 65536 is accepted"),
+            (with(b"homepage", &[0xff; 100]), "is not UTF-8"),
+            (changed(b"model: {}", b"model: []"), "has another digest"),
+            (changed(b"\"kilnbox-architecture\"", b"\"kilnbox-nonsense----\""), "`kilnbox-nonsense----`"),
+            (nested, "was the file stripped?"),
         ];
-        describe(&[honest()?, sections.concat()].concat(), small())?
+        let place = Workplace::new()?;
+        place.write("data.xyz", &ethanol_structures(8)?)?;
+        place.write("options.yaml", &options("{name: ./net.wasm}"))?;
+        let mut endings = Vec::new();
+        for (bytes, words) in cases {
+            fs::write(place.path("net.wasm"), bytes)?;
+            for command in [&["train", "options.yaml"][..], &["show", "net.wasm"]] {
+                endings.push(quick_refusal(&place, command)?.saying(&[words])?);
+            }
+        }
+        endings
     }
 
-    "37" a_component_without_custom_sections_runs:
-    "a component that was stripped of all custom sections" => Harmless, says [], {
-        let honest = honest()?;
-        let stripped = stripped(&honest)?;
-        if stripped.len() >= honest.len() {
+    "36b" sections_of_others_mean_nothing:
+    "custom sections of others: of 8 MiB, not UTF-8, named like those of tools" => Harmless, says [], {
+        let sections = [section(b"component-type", b"nonsense"), section(b"", &vec![0xff; 8 << 20])];
+        describe(&[bundle()?, sections.concat()].concat(), small())?
+    }
+
+    "37" a_stripped_bundle_is_explained:
+    "a bundle that was stripped of all custom sections" => InputError,
+    says ["has no manifest (`kilnbox:manifest`); was the file stripped?", "kilnbox pack"], {
+        let bundle = bundle()?;
+        let stripped = stripped(&bundle)?;
+        if stripped.len() >= bundle.len() {
             return Err("there was nothing to strip".into());
         }
-        describe(&stripped, small())?
+        let place = Workplace::new()?;
+        place.write("data.xyz", &ethanol_structures(8)?)?;
+        place.write("options.yaml", &options("{name: ./net.wasm}"))?;
+        fs::write(place.path("net.wasm"), stripped)?;
+        vec![refusal(&place, &["train", "options.yaml"])?, refusal(&place, &["show", "net.wasm"])?]
     }
 
     "38" yaml_bombs_are_refused_at_once:
@@ -326,6 +357,23 @@ attacks! {
             (with("index.json", annotated.as_bytes()), "at most 65536 is accepted"),
             (with("index.json", b"{}"), "is there twice"),
             (lying, "and its descriptor says"),
+            (with_manifests(&whole, |manifest| {
+                let layer = manifest["layers"][0].clone();
+                if manifest["subject"].is_null() {
+                    manifest["layers"] = json!([layer, layer]);
+                }
+            })?, "has 2 layers where exactly one"),
+            (with_manifests(&whole, |manifest| {
+                if !manifest["subject"].is_null() {
+                    let layer = manifest["layers"][1].clone();
+                    manifest["layers"].as_array_mut().into_iter().for_each(|layers| layers.push(layer.clone()));
+                }
+            })?, "has 3 layers where one"),
+            (with_manifests(&whole, |manifest| {
+                if !manifest["subject"].is_null() {
+                    manifest["subject"]["digest"] = json!(sha256_digest(b"another"));
+                }
+            })?, "name another component"),
             (whole[..whole.len() / 2].to_vec(), ""),
         ];
         let mut endings = Vec::new();
@@ -333,6 +381,73 @@ attacks! {
             fs::write(place.path("model.kiln"), bytes)?;
             endings.push(quick_refusal(&place, &["eval", "model.kiln", "eval.yaml"])?.saying(&[words])?);
         }
+        endings
+    }
+
+    "77" a_registry_is_not_believed:
+    "a registry that sends something else, without end, or elsewhere" => InputError, says ["127.0.0.1"], {
+        let endless: fn(&mut TcpStream) -> io::Result<()> = |stream| {
+            stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n")?;
+            loop {
+                stream.write_all(&[b'{'; 1 << 16])?;
+            }
+        };
+        let cases: [(fn(&mut TcpStream) -> io::Result<()>, &str); 5] = [
+            (endless, "more than the 65536 bytes"),
+            (|stream| stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"), "damaged or was tampered with"),
+            (|stream| stream.write_all(b"HTTP/1.1 307 Go\r\nLocation: http://169.254.169.254/\r\nContent-Length: 0\r\n\r\n"), "answers wrongly: 307"),
+            (|stream| stream.write_all(b"HTTP/1.1 500 \x1b[2J\r\nContent-Length: 4\r\n\r\n\x1b[2J"), "127.0.0.1"),
+            (|stream| stream.write_all(&[b'x'; 1 << 20]), "cannot be reached"),
+        ];
+        let mut endings = Vec::new();
+        for (answer, words) in cases {
+            let listener = TcpListener::bind("127.0.0.1:0")?;
+            let digest = sha256_digest(b"what was asked for");
+            let reference = format!("oci://127.0.0.1:{}/net@{digest}", listener.local_addr()?.port());
+            let server = thread::spawn(move || {
+                let (mut stream, _) = listener.accept()?;
+                // The request fits into one packet; whoever answers before it was read resets the connection.
+                let _ = stream.read(&mut [0; 4096])?;
+                answer(&mut stream)
+            });
+            let place = Workplace::new()?;
+            let before = place.entries()?;
+            let ending = input_error(shell(&place, "unset http_proxy HTTP_PROXY all_proxy ALL_PROXY; export XDG_CACHE_HOME=\"$PWD/cache\"; ulimit -v 524288", &["pull", &reference])?)?;
+            let mut after = place.entries()?;
+            after.retain(|entry| !entry.starts_with("cache"));
+            if after != before {
+                return Err(format!("{after:?} are left of {before:?}").into());
+            }
+            // The endless answer ends when nobody listens any more.
+            let _ = server.join();
+            endings.push(ending.saying(&[words])?);
+        }
+        endings
+    }
+
+    "78" a_changed_file_has_no_good_signature:
+    "a bundle that was changed after somebody signed it, a signature cut short, another one's" => InputError, says ["net.wasm"], {
+        let place = Workplace::new()?;
+        fs::write(place.path("net.wasm"), bundle()?)?;
+        for key in ["me", "other"] {
+            succeeds(&mut place.command(&["keygen", "--no-password", "-o", &format!("{key}.key")]))?;
+        }
+        succeeds(&mut place.command(&["sign", "net.wasm", "-k", "me.key"]))?;
+        let (file, signature) = (fs::read(place.path("net.wasm"))?, fs::read(place.path("net.wasm.minisig"))?);
+        let mut endings = Vec::new();
+        let mut attempt = |file: &[u8], signature: &[u8], key: &str, words: &str| -> Fallible {
+            fs::write(place.path("net.wasm"), file)?;
+            fs::write(place.path("net.wasm.minisig"), signature)?;
+            endings.push(refusal(&place, &["verify", "net.wasm", "-k", key])?.saying(&[words])?);
+            Ok(())
+        };
+        attempt(&replaced(&file, b"# Net", b"# Not"), &signature, "me.pub", "is not what")?;
+        attempt(&file, &replaced(&signature, b"timestamp:1", b"timestamp:2"), "me.pub", "is not what")?;
+        attempt(&file, &signature, "other.pub", "another key")?;
+        attempt(&file, &signature[..signature.len() / 2], "me.pub", "cannot be used")?;
+        attempt(&file, &[b'\n'; 100], "me.pub", "cannot be used")?;
+        attempt(&file, "é\né\né\né\n".as_bytes(), "me.pub", "cannot be used")?;
+        attempt(&file, &vec![b'x'; 1 << 20], "me.pub", "larger than 4096 bytes")?;
         endings
     }
 
@@ -709,6 +824,24 @@ fn saving(names: &[(&str, bool)]) -> Fallible<Vec<u8>> {
     training(&body, &data)
 }
 
+/// A custom section.
+fn section(name: &[u8], content: &[u8]) -> Vec<u8> {
+    let body = [&leb128(name.len()), name, content].concat();
+    [&[0][..], &leb128(body.len()), &body].concat()
+}
+
+/// A bundle of the honest component.
+fn bundle() -> Fallible<Vec<u8>> {
+    let parts = Parts {
+        name: "net".to_owned(),
+        default_hypers: Some("model: {}\n".to_owned()),
+        docs: Some("# Net\n".to_owned()),
+        metadata: Metadata { version: Some("1.0".to_owned()), ..Metadata::default() },
+        ..Parts::default()
+    };
+    Ok(pack(&honest()?, &parts)?)
+}
+
 fn honest() -> Fallible<Vec<u8>> {
     component(include_str!("guests/honest.wat"))
 }
@@ -717,7 +850,15 @@ fn honest() -> Fallible<Vec<u8>> {
 fn model() -> Fallible<ModelFile> {
     let mut checkpoint = checkpoint(0)?;
     checkpoint.tensors.clear();
-    Ok(ModelFile { component: b"a component".to_vec(), checkpoint, capabilities: json!({}), metadata: json!({}) })
+    Ok(ModelFile {
+        component: b"a component".to_vec(),
+        checkpoint,
+        capabilities: json!({}),
+        metadata: json!({}),
+        options: json!(null),
+        metrics: json!(null),
+        card: "# A model\n".to_owned(),
+    })
 }
 
 /// A checkpoint that takes some milliseconds to write; all its numbers are `version`.
@@ -824,6 +965,37 @@ fn tar_entry(name: &[u8], kind: u8, content: &[u8], size: Option<u64>, link: &[u
     header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
     let padding = vec![0; content.len().next_multiple_of(512) - content.len()];
     [&header[..], content, &padding].concat()
+}
+
+/// A model's archive after a change to its manifests, with all digests and sizes made right.
+fn with_manifests(whole: &[u8], change: impl Fn(&mut serde_json::Value)) -> Fallible<Vec<u8>> {
+    const BLOBS: &str = "blobs/sha256/";
+    let mut entries = tar_entries(whole);
+    let index = entries.iter().position(|(name, _)| name == "index.json").ok_or("no index")?;
+    let mut listed: serde_json::Value = serde_json::from_slice(&entries[index].1)?;
+    // Both change, and the second names the first.
+    let mut renamed: Vec<(String, String, usize)> = Vec::new();
+    for descriptor in listed["manifests"].as_array_mut().ok_or("no manifests")? {
+        let digest = descriptor["digest"].as_str().ok_or("no digest")?.to_owned();
+        let name = format!("{BLOBS}{}", digest.trim_start_matches("sha256:"));
+        let entry = entries.iter_mut().find(|(entry, _)| *entry == name).ok_or("no manifest")?;
+        let mut manifest: serde_json::Value = serde_json::from_slice(&entry.1)?;
+        for (old, new, size) in &renamed {
+            if manifest["subject"]["digest"] == **old {
+                manifest["subject"]["digest"] = json!(new);
+                manifest["subject"]["size"] = json!(size);
+            }
+        }
+        change(&mut manifest);
+        entry.1 = serde_json::to_vec(&manifest)?;
+        let new = sha256_digest(&entry.1);
+        entry.0 = format!("{BLOBS}{}", new.trim_start_matches("sha256:"));
+        descriptor["digest"] = json!(new);
+        descriptor["size"] = json!(entry.1.len());
+        renamed.push((digest, new, entry.1.len()));
+    }
+    entries[index].1 = serde_json::to_vec(&listed)?;
+    Ok(entries.into_iter().flat_map(|(name, content)| tar_entry(name.as_bytes(), b'0', &content, None, b"")).collect())
 }
 
 /// Names and contents of a tar of plain files.

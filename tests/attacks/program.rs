@@ -170,7 +170,8 @@ impl Attempt {
         let place = Workplace::new()?;
         place.write("options.yaml", OPTIONS)?;
         place.write("ethanol.xyz", &ethanol_structures(20)?)?;
-        fs::write(place.path("hostile.wasm"), component)?;
+        fs::create_dir(place.path("hostile"))?;
+        fs::write(place.path("hostile/architecture.wasm"), component)?;
         let outcome = place.run(&[arguments, &["train", "options.yaml"]].concat())?;
         let mut files = Vec::new();
         for name in place.entries()?.into_iter().filter(|name| name.starts_with("outputs") && name.contains('.')) {

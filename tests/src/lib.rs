@@ -31,6 +31,16 @@ pub fn reference(name: &str) -> Option<PathBuf> {
     None
 }
 
+/// A program of others that ours is compared with, which `cargo xtask test` has fetched; says so where it is missing.
+pub fn peer(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("KILNBOX_PEERS").map(|folder| Path::new(&folder).join(name));
+    if let Some(path) = path.filter(|path| path.is_file()) {
+        return Some(path);
+    }
+    eprintln!("skipped: `{name}` is not present");
+    None
+}
+
 /// An observer who listens to nothing and keeps nothing.
 #[derive(Clone, Copy, Debug)]
 pub struct Nobody;

@@ -129,9 +129,10 @@ fn a_bomb_gets_only_so_much_memory() -> Fallible {
 #[test]
 fn the_program_says_which_limit_a_bomb_met() -> Fallible {
     let place = Workplace::new()?;
-    place.write("options.yaml", &OPTIONS.replace("  name: soap_bpnn\n", "  name: ./bomb.wasm\n"))?;
+    place.write("options.yaml", &OPTIONS.replace("  name: soap_bpnn\n", "  name: ./bomb\n"))?;
     place.write("ethanol.xyz", &ethanol_structures(8)?)?;
-    fs::write(place.path("bomb.wasm"), functions(1, &BLOCK.repeat(1_000_000)))?;
+    fs::create_dir(place.path("bomb"))?;
+    fs::write(place.path("bomb/architecture.wasm"), functions(1, &BLOCK.repeat(1_000_000)))?;
     let before = place.entries()?;
     for (limit, words) in [
         ("compile_seconds=0.25", "the limit `compile_seconds`: compiling it takes longer than 0.25 s"),

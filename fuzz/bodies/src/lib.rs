@@ -12,7 +12,7 @@ mod text;
 
 use std::time::{Duration, Instant};
 
-pub use bundle::{checkpoint, model};
+pub use bundle::{architecture, checkpoint, lock, model};
 pub use component::component;
 pub use data::{extended_xyz, neighbor_list_of as neighbor_list};
 pub use operations::operations;

@@ -146,3 +146,13 @@ fn model() {
 fn neighbor_list() {
     short_run("neighbor_list", 20_000, kilnbox_fuzz::neighbor_list);
 }
+
+#[test]
+fn architecture() {
+    short_run("architecture", 50_000, kilnbox_fuzz::architecture);
+}
+
+#[test]
+fn lock() {
+    short_run("lock", 50_000, kilnbox_fuzz::lock);
+}

@@ -194,6 +194,18 @@ impl<A: Architecture> trainer::GuestTrainer for TrainerResource<A> {
     }
 }
 
+/// The bytes of a text of that length, for a section of the module's file.
+pub const fn bytes<const LENGTH: usize>(text: &str) -> [u8; LENGTH] {
+    let mut bytes = [0; LENGTH];
+    let mut at = 0;
+    // `copy_from_slice` is not for constants in the compiler that Debian has.
+    while at < LENGTH {
+        bytes[at] = text.as_bytes()[at];
+        at += 1;
+    }
+    bytes
+}
+
 fn set_versions<A: Architecture>(checkpoint: &mut Checkpoint) {
     checkpoint.model_version = <<A::Trainer as Trainer>::Model as Model>::CHECKPOINT_VERSION;
     checkpoint.trainer_version = <A::Trainer as Trainer>::CHECKPOINT_VERSION;

@@ -85,6 +85,30 @@ macro_rules! export_architecture {
                 }
             }
 
+            // What Cargo knows of the package, for `kilnbox pack` to put where every tool finds it. Each entry ends with a zero.
+            const PACKAGE: &str = concat!(
+                "name=",
+                env!("CARGO_PKG_NAME"),
+                "\0version=",
+                env!("CARGO_PKG_VERSION"),
+                "\0authors=",
+                env!("CARGO_PKG_AUTHORS"),
+                "\0description=",
+                env!("CARGO_PKG_DESCRIPTION"),
+                "\0licenses=",
+                env!("CARGO_PKG_LICENSE"),
+                "\0source=",
+                env!("CARGO_PKG_REPOSITORY"),
+                "\0homepage=",
+                env!("CARGO_PKG_HOMEPAGE"),
+                "\0",
+            );
+
+            #[used]
+            #[allow(unsafe_code, reason = "a section of the module's file, which nothing loads or runs")]
+            #[unsafe(link_section = "kilnbox:package")]
+            static PACKAGE_SECTION: [u8; PACKAGE.len()] = $crate::export::bytes(PACKAGE);
+
             type ExportedComponent = $crate::export::Component<Exported>;
     $crate::contract::bindings::export!(ExportedComponent with_types_in $crate::contract::bindings);
         };

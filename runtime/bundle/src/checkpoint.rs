@@ -1,7 +1,9 @@
 //! Training checkpoints.
 
+use crate::architecture::MAX_COMPONENT_BYTES;
 use crate::atomic_file::write_atomically;
 use crate::error::{BundleError, FileKind, FormatError};
+use crate::layout::{check_size, is_tar};
 use crate::safetensors_file::{NamedTensor, TensorFile, printable};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,8 +17,6 @@ const FORMAT: &str = "kilnbox-checkpoint";
 const FORMAT_VERSION: u32 = 1;
 /// The largest checkpoint or model, in bytes; it is read into memory whole. A billion weights with the state of their optimizer take 12 GB.
 pub(crate) const MAX_FILE_BYTES: u64 = 16 << 30;
-/// The first bytes of a file decide what kind it is; the marker of a tar lies at this offset.
-const TAR_MARKER: std::ops::Range<usize> = 257..262;
 
 /// Which architecture a file belongs to.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +107,7 @@ impl CheckpointFile {
         // The beginning first: whatever is no checkpoint is not read as a whole.
         read(&mut bytes, TensorFile::MAX_BEGINNING_BYTES)?;
         let unusable = || BundleError::unusable(FileKind::Checkpoint, path);
-        if bytes.get(TAR_MARKER) == Some(b"ustar") {
+        if is_tar(&bytes) {
             return Err(unusable()(FormatError::IsAModel));
         }
         TensorFile::check_beginning(&bytes, size).map_err(unusable())?;
@@ -131,7 +131,7 @@ impl CheckpointFile {
     ///
     /// Names what the bytes are instead, where that can be told.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self, FormatError> {
-        if bytes.get(TAR_MARKER) == Some(b"ustar") {
+        if is_tar(bytes) {
             return Err(FormatError::IsAModel);
         }
         let file = TensorFile::from_bytes(bytes)?;
@@ -223,6 +223,21 @@ pub(crate) fn open(path: &Path, kind: FileKind) -> Result<(File, u64), BundleErr
     Ok((file, size))
 }
 
+/// Reads a file of this kind into memory, as it is.
+///
+/// # Errors
+///
+/// It is no plain file, or larger than one of its kind may be, or cannot be read.
+pub fn read_whole(path: &Path, kind: FileKind) -> Result<Vec<u8>, BundleError> {
+    let (file, size) = open(path, kind)?;
+    let limit = if kind == FileKind::Architecture { MAX_COMPONENT_BYTES } else { MAX_FILE_BYTES };
+    check_size("the file's size in bytes", size, limit).map_err(BundleError::unusable(kind, path))?;
+    let mut bytes = Vec::new();
+    // A file that grows meanwhile is cut, and so will not be what its end says.
+    file.take(size).read_to_end(&mut bytes).map_err(BundleError::read(kind, path))?;
+    Ok(bytes)
+}
+
 /// Checks the marker and version of a description before the rest of it, so that a file of another kind or of a later
 /// version gets the message that helps.
 pub(crate) fn check_format(description: &Value, format: &'static str, newest: u32) -> Result<(), FormatError> {
@@ -283,7 +298,7 @@ pub(crate) mod tests {
     fn what_is_not_a_checkpoint_is_named() {
         let other = |description: Value| TensorFile { description, tensors: vec![] }.to_bytes().expect("a file");
         let mut tar = vec![0; 512];
-        tar[TAR_MARKER].copy_from_slice(b"ustar");
+        tar[257..262].copy_from_slice(b"ustar");
         let cases = [
             (other(json!({"format": "kilnbox-model"})), "its description says `kilnbox-model`"),
             (other(json!({})), "says `` where `kilnbox-checkpoint` is expected"),

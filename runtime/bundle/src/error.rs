@@ -11,6 +11,21 @@ pub enum FileKind {
     Checkpoint,
     /// An exported model, a tar in the OCI image layout.
     Model,
+    /// An architecture bundle, a component with a manifest.
+    Architecture,
+}
+
+impl FileKind {
+    /// The kind of a file that begins with these bytes; 512 of them are enough.
+    pub fn of(beginning: &[u8]) -> Option<Self> {
+        if beginning.starts_with(b"\0asm") {
+            Some(Self::Architecture)
+        } else if crate::layout::is_tar(beginning) {
+            Some(Self::Model)
+        } else {
+            crate::checkpoint::CheckpointFile::is_likely(beginning).then_some(Self::Checkpoint)
+        }
+    }
 }
 
 impl fmt::Display for FileKind {
@@ -18,6 +33,7 @@ impl fmt::Display for FileKind {
         formatter.write_str(match self {
             FileKind::Checkpoint => "checkpoint",
             FileKind::Model => "exported model",
+            FileKind::Architecture => "architecture bundle",
         })
     }
 }
@@ -94,9 +110,12 @@ impl BundleError {
             FormatError::NotALayout(_) => {
                 Some("give the file that `kilnbox train` or `kilnbox export` wrote (`*.kiln`)".to_owned())
             }
-            FormatError::IsAModel => {
-                Some("give a checkpoint (`*.ckpt`): an exported model cannot be trained further".to_owned())
-            }
+            FormatError::IsAModel => Some(
+                "give a checkpoint (`*.ckpt`): an exported model can be fine-tuned, and not continued".to_owned(),
+            ),
+            FormatError::NoManifest => Some(
+                "tools that strip or optimise components drop it: get the file as its author packed it, or pack it again with `kilnbox pack`".to_owned(),
+            ),
             FormatError::Truncated { .. } => {
                 Some("copy or download the file again; kilnbox itself never leaves half a file behind".to_owned())
             }
@@ -178,6 +197,20 @@ pub enum FormatError {
     /// The bytes are not a tar of the OCI image layout.
     #[error("the content is not an OCI image layout: {0}")]
     NotALayout(String),
+    /// The bytes are not a component, or not one of an architecture.
+    #[error("it is not a component of an architecture: {0}")]
+    NotAComponent(String),
+    /// A component without what a bundle says of itself.
+    #[error("it has no manifest (`kilnbox:manifest`); was the file stripped?")]
+    NoManifest,
+    /// A section of a bundle is not what it should be.
+    #[error("the section `{section}` {problem}")]
+    Section {
+        /// The section's name.
+        section: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// An entry of the tar that has no place in a model.
     #[error("entry `{entry}` {problem}")]
     Entry {

@@ -1,54 +1,43 @@
-//! Exported models: the component and its weights in one tar, in the OCI image layout.
+//! Exported models: the component, its weights and what there is to know of them in one OCI image layout.
 //!
 //! ```text
-//! oci-layout                   {"imageLayoutVersion": "1.0.0"}
-//! index.json                   the two manifests below
-//! blobs/sha256/<digest>        manifest of the component, a CNCF wasm artifact: config, one layer `application/wasm`
-//! blobs/sha256/<digest>        manifest of the model, whose `subject` is the first: config (JSON), one layer (safetensors)
-//! blobs/sha256/<digest>        and what they name: two configs, the component, the weights
+//! index.json names             manifest of the component (`architecture`) and of the model (`model`)
+//! the component's manifest     a CNCF wasm artifact: config, one layer `application/wasm`
+//! the model's manifest         its `subject` is the component's; a config (JSON), the weights (safetensors), the model card (Markdown)
 //! ```
 //!
 //! Any OCI tool can carry such a file to a registry, and any wasm tool can pull the component from there, because its
 //! artifact has exactly one layer, as the CNCF layout demands.
 
+use crate::architecture::MAX_COMPONENT_BYTES;
 use crate::atomic_file::write_atomically;
 use crate::checkpoint::{ArchitectureIdentity, CheckpointFile, MAX_FILE_BYTES, check_format, open};
-use crate::digest::{sha256_digest, sha256_hex};
+use crate::digest::sha256_digest;
 use crate::error::{BundleError, FileKind, FormatError};
+use crate::layout::{
+    Blobs, Descriptor, Layout, MANIFEST_TYPE, MAX_JSON_BYTES, MAX_MANIFEST_BYTES, Manifest, TAR_BLOCK, TITLE,
+    WASM_CONFIG_TYPE, check_size, from_tar, is_null, is_tar, parse_json, write_tar,
+};
 use crate::safetensors_file::printable;
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Read, Write};
+use serde_json::Value;
+use std::io::Read;
 use std::path::Path;
 
 /// The OCI artifact type of the manifest that describes a trained model.
 pub const MODEL_ARTIFACT_TYPE: &str = "application/vnd.kilnbox.model.v1";
 
-const INDEX_TYPE: &str = "application/vnd.oci.image.index.v1+json";
-const MANIFEST_TYPE: &str = "application/vnd.oci.image.manifest.v1+json";
-const WASM_CONFIG_TYPE: &str = "application/vnd.wasm.config.v0+json";
-const WASM_LAYER_TYPE: &str = "application/wasm";
-const MODEL_CONFIG_TYPE: &str = "application/vnd.kilnbox.model.config.v1+json";
+pub(crate) const MODEL_CONFIG_TYPE: &str = "application/vnd.kilnbox.model.config.v1+json";
+/// The types of the CNCF's ModelPack for weights and for documents.
 const WEIGHTS_TYPE: &str = "application/vnd.cncf.model.weight.v1.safetensors";
+const CARD_TYPE: &str = "application/vnd.cncf.model.doc.v1.raw";
+
+/// The names of the two manifests in the index.
+pub(crate) const NAMES: [&str; 2] = ["architecture", "model"];
 
 /// The marker and version of the model's config.
 const FORMAT: &str = "kilnbox-model";
 const FORMAT_VERSION: u32 = 1;
-
-/// Six blobs, two JSON files and at most two folders; the rest is room for what later versions may add.
-const MAX_ENTRIES: u64 = 32;
-/// The largest of `oci-layout`, `index.json`, the manifests and the component's config; ours have less than a kilobyte.
-const MAX_MANIFEST_BYTES: u64 = 64 << 10;
-/// The largest config of a model: hypers and metadata are thousands of bytes.
-const MAX_JSON_BYTES: u64 = 4 << 20;
-/// The largest component; the same limit holds wherever a component is loaded.
-const MAX_COMPONENT_BYTES: u64 = 64 << 20;
-/// The size of a tar's header, in bytes.
-const TAR_BLOCK: u64 = 512;
-
-const BLOB_FOLDER: &str = "blobs/sha256/";
 
 /// A trained model with the component that can run it.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,6 +51,12 @@ pub struct ModelFile {
     pub capabilities: Value,
     /// Name, description, authors and references of the model.
     pub metadata: Value,
+    /// The options of the training in full, as the user wrote them; null where they are not known.
+    pub options: Value,
+    /// The errors of the model on the sets of its training; null where they are not known.
+    pub metrics: Value,
+    /// The model card, in Markdown; may be empty.
+    pub card: String,
 }
 
 /// What can be learnt about a model without reading its weights.
@@ -75,43 +70,10 @@ struct ModelConfig {
     dataset_info: Value,
     capabilities: Value,
     metadata: Value,
-}
-
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Descriptor {
-    media_type: String,
-    digest: String,
-    size: u64,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    artifact_type: Option<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Manifest {
-    schema_version: u32,
-    media_type: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    artifact_type: Option<String>,
-    config: Descriptor,
-    layers: Vec<Descriptor>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    subject: Option<Descriptor>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Index {
-    schema_version: u32,
-    media_type: String,
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct LayoutVersion {
-    image_layout_version: String,
+    #[serde(default, skip_serializing_if = "is_null")]
+    options: Value,
+    #[serde(default, skip_serializing_if = "is_null")]
+    metrics: Value,
 }
 
 impl ModelFile {
@@ -164,10 +126,10 @@ impl ModelFile {
             return Err(FormatError::IsACheckpoint);
         }
         // Told here, because a tar's reader would quote the content.
-        if beginning.get(257..262).is_some_and(|magic| magic != b"ustar") {
+        if beginning.len() >= 262 && !is_tar(&beginning) {
             return Err(FormatError::NotALayout("it does not begin as a tar archive does".to_owned()));
         }
-        Layout::read(beginning.as_slice().chain(reader), size)?.into_model()
+        Self::from_layout(Layout::read(beginning.as_slice().chain(reader), size)?)
     }
 
     fn config(&self) -> ModelConfig {
@@ -180,11 +142,14 @@ impl ModelFile {
             dataset_info: self.checkpoint.dataset_info.clone(),
             capabilities: self.capabilities.clone(),
             metadata: self.metadata.clone(),
+            options: self.options.clone(),
+            metrics: self.metrics.clone(),
         }
     }
 
     fn check(&self) -> Result<(), FormatError> {
         check_size("the component's size in bytes", self.component.len() as u64, MAX_COMPONENT_BYTES)?;
+        check_size("the size of the model card in bytes", self.card.len() as u64, MAX_JSON_BYTES)?;
         let digest = sha256_digest(&self.component);
         if digest != self.checkpoint.architecture.digest {
             return Err(FormatError::Inconsistent(format!(
@@ -199,158 +164,24 @@ impl ModelFile {
     fn entries(&self) -> Result<Vec<(String, Vec<u8>)>, FormatError> {
         self.check()?;
         let mut blobs = Blobs::default();
-
-        let layer = blobs.add(WASM_LAYER_TYPE, self.component.clone());
-        let wasm_config = blobs.add_json(
-            WASM_CONFIG_TYPE,
-            // The layout knows no other system for a component than `wasip2`, with or without imports of WASI.
-            &json!({"architecture": "wasm", "os": "wasip2", "layerDigests": [layer.digest]}),
-        )?;
-        let component = blobs.add_manifest(None, wasm_config, layer, None)?;
-
-        let weights = blobs.add(WEIGHTS_TYPE, self.checkpoint.to_bytes()?);
-        let config = to_json(&self.config())?;
-        check_size("the size of the model's description in bytes", config.len() as u64, MAX_JSON_BYTES)?;
-        let model_config = blobs.add(MODEL_CONFIG_TYPE, config);
-        let subject = Descriptor { artifact_type: None, media_type: MANIFEST_TYPE.to_owned(), ..component.clone() };
-        let model = blobs.add_manifest(Some(MODEL_ARTIFACT_TYPE), model_config, weights, Some(subject))?;
-
-        let index = Index { schema_version: 2, media_type: INDEX_TYPE.to_owned(), manifests: vec![component, model] };
-        let layout = LayoutVersion { image_layout_version: "1.0.0".to_owned() };
-        let mut entries =
-            vec![("oci-layout".to_owned(), to_json(&layout)?), ("index.json".to_owned(), to_json(&index)?)];
-        // The small JSON blobs before the component, and the weights last.
-        blobs.entries.sort_by_key(|(_, bytes)| bytes.len());
-        entries.extend(blobs.entries);
-        Ok(entries)
-    }
-}
-
-/// The blobs of a layout that is being made.
-#[derive(Default)]
-struct Blobs {
-    entries: Vec<(String, Vec<u8>)>,
-}
-
-impl Blobs {
-    fn add(&mut self, media_type: &str, bytes: Vec<u8>) -> Descriptor {
-        let digest = sha256_hex(&bytes);
-        let descriptor = Descriptor {
-            media_type: media_type.to_owned(),
-            digest: format!("sha256:{digest}"),
-            size: bytes.len() as u64,
-            artifact_type: None,
-        };
-        let name = format!("{BLOB_FOLDER}{digest}");
-        if !self.entries.iter().any(|(existing, _)| *existing == name) {
-            self.entries.push((name, bytes));
+        let component = blobs.add_component(&self.component)?;
+        let config = blobs.add_json(MODEL_CONFIG_TYPE, &self.config(), MAX_JSON_BYTES)?;
+        let mut layers = vec![blobs.add(WEIGHTS_TYPE, self.checkpoint.to_bytes()?).called(TITLE, "model.safetensors")];
+        if !self.card.is_empty() {
+            layers.push(blobs.add(CARD_TYPE, self.card.clone().into_bytes()).called(TITLE, "README.md"));
         }
-        descriptor
+        let mut manifest = Manifest::new(Some(MODEL_ARTIFACT_TYPE), config, layers);
+        manifest.subject = Some(Descriptor { media_type: MANIFEST_TYPE.to_owned(), ..component.clone() });
+        let model = blobs.add_manifest(&manifest)?;
+        let [architecture_name, model_name] = NAMES;
+        blobs.into_entries(vec![(component, architecture_name), (model, model_name)])
     }
 
-    fn add_json(&mut self, media_type: &str, value: &impl Serialize) -> Result<Descriptor, FormatError> {
-        Ok(self.add(media_type, to_json(value)?))
-    }
-
-    fn add_manifest(
-        &mut self,
-        artifact_type: Option<&str>,
-        config: Descriptor,
-        layer: Descriptor,
-        subject: Option<Descriptor>,
-    ) -> Result<Descriptor, FormatError> {
-        let artifact_type = artifact_type.map(str::to_owned);
-        let manifest = Manifest {
-            schema_version: 2,
-            media_type: MANIFEST_TYPE.to_owned(),
-            artifact_type: artifact_type.clone(),
-            config,
-            layers: vec![layer],
-            subject,
-        };
-        Ok(Descriptor { artifact_type, ..self.add_json(MANIFEST_TYPE, &manifest)? })
-    }
-}
-
-/// The entries of a tar that was read: each blob's digest has been verified.
-struct Layout {
-    version: Option<Vec<u8>>,
-    index: Option<Vec<u8>>,
-    blobs: BTreeMap<String, Vec<u8>>,
-    /// The digests that something has referred to; at the end that must be all of them.
-    used: BTreeSet<String>,
-}
-
-impl Layout {
-    fn read(reader: impl Read, size: u64) -> Result<Self, FormatError> {
-        let mut layout = Self { version: None, index: None, blobs: BTreeMap::new(), used: BTreeSet::new() };
-        let mut archive = tar::Archive::new(reader);
-        // Raw: no long names, no extended attributes, no sparse files. We write none of these, so there is no reason to
-        // have them interpreted.
-        for (number, entry) in (1..).zip(archive.entries().map_err(from_tar)?.raw(true)) {
-            check_size("the number of its entries", number, MAX_ENTRIES)?;
-            layout.add(entry.map_err(from_tar)?, size)?;
-        }
-        Ok(layout)
-    }
-
-    fn add(&mut self, mut entry: tar::Entry<'_, impl Read>, size_of_all: u64) -> Result<(), FormatError> {
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        let refuse = |problem: String| FormatError::Entry { entry: printable(&name), problem };
-        match entry.header().entry_type() {
-            tar::EntryType::Regular => {}
-            tar::EntryType::Directory if name == "blobs/" || name == BLOB_FOLDER => return Ok(()),
-            other => {
-                return Err(refuse(format!("is of kind {other:?}; a model holds plain files only")));
-            }
-        }
-        let declared = entry.size();
-        if declared > size_of_all {
-            return Err(FormatError::Truncated {
-                detail: format!("entry `{}` has {declared} bytes, and the whole file {size_of_all}", printable(&name)),
-            });
-        }
-        let limit = if name.starts_with(BLOB_FOLDER) { self.blob_limit() } else { MAX_MANIFEST_BYTES };
-        check_size(&format!("the size in bytes of the entry `{}`", printable(&name)), declared, limit)?;
-        let mut bytes = Vec::new();
-        entry.read_to_end(&mut bytes).map_err(from_tar)?;
-        if bytes.len() as u64 != declared {
-            return Err(FormatError::Truncated {
-                detail: format!("entry `{}` has {declared} bytes, and {} are there", printable(&name), bytes.len()),
-            });
-        }
-        let repeated = match name.as_str() {
-            "oci-layout" => self.version.replace(bytes).is_some(),
-            "index.json" => self.index.replace(bytes).is_some(),
-            _ => {
-                let digest = blob_digest(&name).ok_or_else(|| {
-                    refuse(
-                        "has no place in a model: only `oci-layout`, `index.json` and `blobs/sha256/<digest>` do"
-                            .to_owned(),
-                    )
-                })?;
-                let found = sha256_hex(&bytes);
-                if found != digest {
-                    return Err(FormatError::DigestMismatch { expected: digest.to_owned(), found });
-                }
-                self.blobs.insert(format!("sha256:{digest}"), bytes).is_some()
-            }
-        };
-        if repeated { Err(refuse("is there twice".to_owned())) } else { Ok(()) }
-    }
-
-    /// How large the next blob may be: the weights are of any size, and no other blob is larger than a component may be.
-    fn blob_limit(&self) -> u64 {
-        let is_large = |bytes: &Vec<u8>| bytes.len() as u64 > MAX_COMPONENT_BYTES;
-        if self.blobs.values().any(is_large) { MAX_COMPONENT_BYTES } else { MAX_FILE_BYTES }
-    }
-
-    fn into_model(mut self) -> Result<ModelFile, FormatError> {
-        let (component_digest, component_manifest, model_manifest) = self.manifests()?;
-
-        let layer = only_layer(&component_manifest, WASM_LAYER_TYPE)?;
-        let component = self.blob(layer, MAX_COMPONENT_BYTES)?.to_vec();
-        self.blob(&component_manifest.config, MAX_MANIFEST_BYTES)?;
+    /// The model of a layout whose blobs' digests have been verified.
+    pub(crate) fn from_layout(mut layout: Layout) -> Result<Self, FormatError> {
+        let (component_digest, component_manifest, model_manifest) = manifests(&mut layout)?;
+        let component = layout.blob(component_manifest.component_layer()?, MAX_COMPONENT_BYTES)?.to_vec();
+        layout.blob(&component_manifest.config, MAX_MANIFEST_BYTES)?;
 
         let subject = model_manifest.subject.as_ref().map(|subject| subject.digest.as_str());
         if subject != Some(component_digest.as_str()) {
@@ -358,19 +189,38 @@ impl Layout {
                 "the weights name another component than the one beside them".to_owned(),
             ));
         }
-        let weights = only_layer(&model_manifest, WEIGHTS_TYPE)?;
-        let checkpoint = CheckpointFile::from_bytes(self.blob(weights, MAX_FILE_BYTES)?)?;
-        let config: Value = parse_json("the model's config", self.blob(&model_manifest.config, MAX_JSON_BYTES)?)?;
+        let (weights, card) = match model_manifest.layers.as_slice() {
+            [weights] if weights.media_type == WEIGHTS_TYPE => (weights, None),
+            [weights, card] if weights.media_type == WEIGHTS_TYPE && card.media_type == CARD_TYPE => {
+                (weights, Some(card))
+            }
+            layers => {
+                return Err(FormatError::NotALayout(format!(
+                    "the model's manifest has {} layers where one of type `{WEIGHTS_TYPE}` and at most one of type `{CARD_TYPE}` are expected",
+                    layers.len()
+                )));
+            }
+        };
+        let checkpoint = CheckpointFile::from_bytes(layout.blob(weights, MAX_FILE_BYTES)?)?;
+        let card = match card {
+            Some(card) => String::from_utf8(layout.blob(card, MAX_JSON_BYTES)?.to_vec())
+                .map_err(|_| FormatError::Description("the model card is not UTF-8".to_owned()))?,
+            None => String::new(),
+        };
+        let config: Value = parse_json("the model's config", layout.blob(&model_manifest.config, MAX_JSON_BYTES)?)?;
         check_format(&config, FORMAT, FORMAT_VERSION)?;
         let config: ModelConfig =
             serde_json::from_value(config).map_err(|error| FormatError::Description(printable(&error.to_string())))?;
-        self.check_all_used()?;
+        layout.check_all_used()?;
 
         let model = ModelFile {
             component,
             checkpoint,
             capabilities: config.capabilities.clone(),
             metadata: config.metadata.clone(),
+            options: config.options.clone(),
+            metrics: config.metrics.clone(),
+            card,
         };
         model.check()?;
         if model.config() != config {
@@ -380,132 +230,42 @@ impl Layout {
         }
         Ok(model)
     }
+}
 
-    /// The digest and manifest of the component, and the manifest of the model.
-    fn manifests(&mut self) -> Result<(String, Manifest, Manifest), FormatError> {
-        let missing = |name: &str| FormatError::NotALayout(format!("`{name}` is missing"));
-        let version = self.version.take().ok_or_else(|| missing("oci-layout"))?;
-        let version: LayoutVersion = parse_json("`oci-layout`", &version)?;
-        if version.image_layout_version != "1.0.0" {
+/// The digest and manifest of the component, and the manifest of the model.
+fn manifests(layout: &mut Layout) -> Result<(String, Manifest, Manifest), FormatError> {
+    let (mut component, mut model) = (None, None);
+    for (descriptor, manifest) in layout.manifests()? {
+        let repeated = if is_model(&manifest) {
+            model.replace(manifest).is_some()
+        } else if manifest.config.media_type == WASM_CONFIG_TYPE {
+            component.replace((descriptor.digest, manifest)).is_some()
+        } else {
             return Err(FormatError::NotALayout(format!(
-                "version `{}` of the layout is not known",
-                printable(&version.image_layout_version)
+                "it holds something that is neither a component nor a model: `{}`",
+                printable(&manifest.config.media_type)
             )));
-        }
-        let index: Index = parse_json("`index.json`", &self.index.take().ok_or_else(|| missing("index.json"))?)?;
-        let (mut component, mut model) = (None, None);
-        for descriptor in &index.manifests {
-            let manifest: Manifest = parse_json("a manifest", self.blob(descriptor, MAX_MANIFEST_BYTES)?)?;
-            let repeated = if manifest.artifact_type.as_deref() == Some(MODEL_ARTIFACT_TYPE)
-                && manifest.config.media_type == MODEL_CONFIG_TYPE
-            {
-                model.replace(manifest).is_some()
-            } else if manifest.config.media_type == WASM_CONFIG_TYPE {
-                component.replace((descriptor.digest.clone(), manifest)).is_some()
-            } else {
-                return Err(FormatError::NotALayout(format!(
-                    "it holds something that is neither a component nor a model: `{}`",
-                    printable(&manifest.config.media_type)
-                )));
-            };
-            if repeated {
-                return Err(FormatError::NotALayout("it holds more than one component or model".to_owned()));
-            }
-        }
-        let (digest, component) =
-            component.ok_or_else(|| FormatError::NotALayout("it holds no component".to_owned()))?;
-        let model = model.ok_or_else(|| FormatError::NotALayout("it holds a component, but no model".to_owned()))?;
-        Ok((digest, component, model))
-    }
-
-    /// The blob that a descriptor names, after checking its size.
-    fn blob(&mut self, descriptor: &Descriptor, limit: u64) -> Result<&[u8], FormatError> {
-        let bytes = self.blobs.get(&descriptor.digest).ok_or_else(|| FormatError::Truncated {
-            detail: format!("blob `{}` is missing", printable(&descriptor.digest)),
-        })?;
-        let size = bytes.len() as u64;
-        check_size(&format!("the size in bytes of a `{}`", printable(&descriptor.media_type)), size, limit)?;
-        if size != descriptor.size {
-            return Err(FormatError::Inconsistent(format!(
-                "blob `{}` has {size} bytes, and its descriptor says {}",
-                descriptor.digest, descriptor.size
-            )));
-        }
-        self.used.insert(descriptor.digest.clone());
-        Ok(bytes)
-    }
-
-    /// Refuses blobs that nothing refers to: they could only be there to hide something.
-    fn check_all_used(&self) -> Result<(), FormatError> {
-        match self.blobs.keys().find(|digest| !self.used.contains(*digest)) {
-            None => Ok(()),
-            Some(digest) => Err(FormatError::Entry {
-                entry: digest.clone(),
-                problem: "is a blob that nothing refers to".to_owned(),
-            }),
+        };
+        if repeated {
+            return Err(FormatError::NotALayout("it holds more than one component or model".to_owned()));
         }
     }
+    let (digest, component) = component.ok_or_else(|| FormatError::NotALayout("it holds no component".to_owned()))?;
+    let model = model.ok_or_else(|| FormatError::NotALayout("it holds a component, but no model".to_owned()))?;
+    Ok((digest, component, model))
 }
 
-fn only_layer<'a>(manifest: &'a Manifest, media_type: &str) -> Result<&'a Descriptor, FormatError> {
-    match manifest.layers.as_slice() {
-        [layer] if layer.media_type == media_type => Ok(layer),
-        layers => Err(FormatError::NotALayout(format!(
-            "a manifest has {} layers where exactly one of type `{media_type}` is expected",
-            layers.len()
-        ))),
-    }
-}
-
-/// The digest in the name of a blob, when the name is one that a blob may have.
-fn blob_digest(name: &str) -> Option<&str> {
-    let digest = name.strip_prefix(BLOB_FOLDER)?;
-    let is_digest = digest.len() == 64 && digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    is_digest.then_some(digest)
-}
-
-fn check_size(what: &str, found: u64, limit: u64) -> Result<(), FormatError> {
-    if found > limit {
-        return Err(FormatError::TooLarge { what: what.to_owned(), found, limit });
-    }
-    Ok(())
-}
-
-fn to_json(value: &impl Serialize) -> Result<Vec<u8>, FormatError> {
-    serde_json::to_vec(value).map_err(|error| FormatError::Description(error.to_string()))
-}
-
-fn parse_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T, FormatError> {
-    check_size(&format!("the size of {what} in bytes"), bytes.len() as u64, MAX_JSON_BYTES)?;
-    serde_json::from_slice(bytes)
-        .map_err(|error| FormatError::Description(format!("{what}: {}", printable(&error.to_string()))))
-}
-
-fn from_tar(error: io::Error) -> FormatError {
-    if error.kind() == io::ErrorKind::UnexpectedEof {
-        return FormatError::Truncated { detail: "it ends within an entry".to_owned() };
-    }
-    FormatError::NotALayout(printable(&error.to_string()))
-}
-
-/// Writes a tar whose bytes depend on nothing but the entries: no owner, no time.
-fn write_tar(writer: &mut dyn Write, entries: &[(String, Vec<u8>)]) -> io::Result<()> {
-    let mut archive = tar::Builder::new(writer);
-    for (name, bytes) in entries {
-        let mut header = tar::Header::new_ustar();
-        header.set_path(name)?;
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        header.set_cksum();
-        archive.append(&header, bytes.as_slice())?;
-    }
-    archive.finish()
+/// Whether a manifest is that of a model.
+pub(crate) fn is_model(manifest: &Manifest) -> bool {
+    manifest.artifact_type.as_deref() == Some(MODEL_ARTIFACT_TYPE) && manifest.config.media_type == MODEL_CONFIG_TYPE
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::digest::sha256_hex;
+    use crate::layout::{BLOB_FOLDER, Index, MAX_ENTRIES, to_json};
+    use serde_json::json;
 
     fn sample() -> ModelFile {
         ModelFile {
@@ -513,6 +273,9 @@ mod tests {
             checkpoint: crate::checkpoint::tests::sample(),
             capabilities: json!({"outputs": {"energy": {"unit": "eV"}}, "interaction_range": 5.0}),
             metadata: json!({"name": "ethanol", "authors": ["A. Author"]}),
+            options: json!({"seed": 7}),
+            metrics: json!({"test": [{"energy": {"rmse": 0.1}}]}),
+            card: "# Ethanol\n".to_owned(),
         }
     }
 
@@ -546,6 +309,15 @@ mod tests {
         let path = folder.path().join("model.tar");
         sample().write(&path).expect("the model is written");
         assert_eq!(ModelFile::read(&path).expect("the model is read"), sample());
+    }
+
+    #[test]
+    fn what_is_not_known_is_left_out() {
+        let bare = ModelFile { options: Value::Null, metrics: Value::Null, card: String::new(), ..sample() };
+        let entries = bare.entries().expect("the entries are made");
+        assert_eq!(entries.len(), 2 + 6, "two manifests, two configs, the component and the weights");
+        assert!(entries.iter().all(|(_, bytes)| !String::from_utf8_lossy(bytes).contains("metrics")));
+        assert_eq!(ModelFile::from_bytes(&tar_of(&entries)).expect("the model is read"), bare);
     }
 
     #[test]
@@ -663,7 +435,7 @@ mod tests {
     fn a_description_that_could_not_be_read_back_is_not_written() {
         let metadata = json!("x".repeat(MAX_JSON_BYTES as usize));
         let message = ModelFile { metadata, ..sample() }.to_bytes().expect_err("too large").to_string();
-        assert!(message.contains("description in bytes is 4194731"), "{message}");
+        assert!(message.contains("config.v1+json` in bytes is 4194"), "{message}");
     }
 
     #[test]
@@ -696,7 +468,7 @@ mod tests {
         let mut blobs = Blobs::default();
         let mut model = sample();
         model.checkpoint.hypers = json!({});
-        let config = blobs.add_json(MODEL_CONFIG_TYPE, &model.config()).expect("a config");
+        let config = blobs.add_json(MODEL_CONFIG_TYPE, &model.config(), MAX_JSON_BYTES).expect("a config");
         let mut layout = {
             let bytes = sample().to_bytes().expect("a model");
             Layout::read(bytes.as_slice(), bytes.len() as u64).expect("a layout")
@@ -706,8 +478,8 @@ mod tests {
         let index: Index = serde_json::from_slice(layout.index.as_ref().expect("an index")).expect("an index");
         let old = layout.blobs.remove(&index.manifests[1].digest).expect("the model's manifest");
         let mut manifest: Manifest = serde_json::from_slice(&old).expect("a manifest");
-        for unused in [&manifest.config.digest, &manifest.layers[0].digest] {
-            layout.blobs.remove(unused);
+        for unused in manifest.layers.iter().chain([&manifest.config]) {
+            layout.blobs.remove(&unused.digest);
         }
         manifest.config = config;
         manifest.layers = vec![weights];
@@ -718,7 +490,7 @@ mod tests {
         let index = Index { manifests: vec![index.manifests[0].clone(), descriptor], ..index };
         layout.index = Some(to_json(&index).expect("an index"));
 
-        let message = layout.into_model().expect_err("the model is refused").to_string();
+        let message = ModelFile::from_layout(layout).expect_err("the model is refused").to_string();
         assert!(message.contains("describes other weights"), "{message}");
     }
 

@@ -9,6 +9,7 @@ use kilnbox_data::extended_xyz::{self, Column, Frame, Value};
 use kilnbox_data::{Dataset, SampleKind, TensorMap};
 use kilnbox_host::{EvaluatedBatch, EvaluatedOutput, EvaluationRequest, Model, ModelOutput, Session};
 use kilnbox_tensor::DType;
+use serde_json::{Value as Json, json};
 
 use crate::convert::output_of;
 use crate::errors::{CliError, file_error};
@@ -198,6 +199,21 @@ impl Evaluation {
             self.errors.push((measured, Errors::default()));
             self.errors.len() - 1
         })
+    }
+
+    /// All errors, for the file of the model; unlike the times, they are the same whenever they are computed.
+    pub fn errors(&self) -> Json {
+        let errors = self.errors.iter().filter(|(_, errors)| errors.count > 0).map(|(measured, errors)| {
+            let count = errors.count as f64;
+            json!({
+                "name": measured.name,
+                "unit": measured.unit,
+                "per_atom": measured.per_atom,
+                "rmse": (errors.squared / count).sqrt(),
+                "mae": errors.absolute / count,
+            })
+        });
+        errors.collect()
     }
 
     /// A line with all errors, and one with the time that it took.

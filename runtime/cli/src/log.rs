@@ -27,6 +27,16 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
+/// A size as people read it, in units of 1000 bytes.
+pub fn bytes(size: u64) -> String {
+    match size {
+        0..1_000 => format!("{size} B"),
+        1_000..1_000_000 => format!("{:.1} kB", size as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", size as f64 / 1e6),
+        _ => format!("{:.1} GB", size as f64 / 1e9),
+    }
+}
+
 /// The log of one command. Clones write to the same place, and from any thread.
 #[derive(Clone)]
 pub struct Log(Arc<Mutex<Sinks>>);

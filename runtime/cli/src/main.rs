@@ -4,11 +4,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use kilnbox_cli::commands::{eval, export, train};
+use kilnbox_bundle::RegistryOptions;
+use kilnbox_cli::commands::{build, eval, export, keygen, pack, pull, push, show, sign, train, verify};
 use kilnbox_cli::errors::{Blame, CliError, install_panic_hook, uncaught_panic};
+use kilnbox_cli::registries::Access;
 use kilnbox_cli::sandbox::{COMPILE_COMPONENT, Sandbox};
 
-/// Trains, evaluates and exports machine-learning models of atoms.
+/// Trains, evaluates and ships machine-learning models of atoms.
 #[derive(Parser)]
 #[command(name = "kilnbox", version, max_term_width = 100)]
 struct Arguments {
@@ -36,6 +38,22 @@ enum Command {
     Eval(EvalArguments),
     /// Makes one file of a checkpoint and its architecture, which can be evaluated anywhere.
     Export(ExportArguments),
+    /// Builds a Rust package with an architecture, and makes a bundle of it.
+    Build(BuildArguments),
+    /// Makes one file of an architecture's component, hypers, schema and documentation.
+    Pack(PackArguments),
+    /// Shows what an architecture bundle, a model or a checkpoint says of itself, without running anything of it.
+    Show(ShowArguments),
+    /// Puts a bundle or a model into a registry, with the signature beside it.
+    Push(PushArguments),
+    /// Gets a bundle or a model from a registry.
+    Pull(PullArguments),
+    /// Makes a pair of keys to sign bundles and models with, as minisign does.
+    Keygen(KeygenArguments),
+    /// Signs a bundle or a model: the signature is a file beside it that ends with `.minisig`.
+    Sign(SignArguments),
+    /// Checks the signature beside a bundle or a model.
+    Verify(VerifyArguments),
     /// Shows the limits within which architectures run, with the values that `--limit` gives them.
     Limits,
 }
@@ -56,6 +74,62 @@ struct TrainArguments {
     /// Continues the run of a checkpoint; `auto` takes the newest in `outputs/`.
     #[arg(long, value_name = "PATH|auto")]
     restart: Option<PathBuf>,
+    #[command(flatten)]
+    access: AccessArguments,
+}
+
+/// How registries may be used, for `architecture: {name: oci://...}` and for `kilnbox pull`.
+#[derive(Args)]
+struct AccessArguments {
+    /// Takes nothing from a registry that `kilnbox.lock` does not name.
+    #[arg(long)]
+    locked: bool,
+    /// Uses no network: what was pulled once is kept in the cache.
+    #[arg(long)]
+    offline: bool,
+    #[command(flatten)]
+    plain: PlainArguments,
+}
+
+#[derive(Args)]
+struct PlainArguments {
+    /// Speaks HTTP without TLS to the registry, which anybody on the way can read and change; on this very machine that is done anyway.
+    #[arg(long)]
+    plain_http: bool,
+}
+
+impl From<PlainArguments> for RegistryOptions {
+    fn from(arguments: PlainArguments) -> Self {
+        Self { plain_http: arguments.plain_http }
+    }
+}
+
+impl From<AccessArguments> for Access {
+    fn from(arguments: AccessArguments) -> Self {
+        let AccessArguments { locked, offline, plain } = arguments;
+        Self { locked, offline, options: plain.into() }
+    }
+}
+
+#[derive(Args)]
+struct PushArguments {
+    /// An architecture bundle or a model.
+    file: PathBuf,
+    /// Where to: `oci://HOST/NAME:TAG`. Credentials are those of `docker login`, `podman login` or `skopeo login`.
+    reference: String,
+    #[command(flatten)]
+    plain: PlainArguments,
+}
+
+#[derive(Args)]
+struct PullArguments {
+    /// What: `oci://HOST/NAME:TAG`, or with `@sha256:...` at its end.
+    reference: String,
+    /// Where to put it; by default beside you, under the last part of the name.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    access: AccessArguments,
 }
 
 #[derive(Args)]
@@ -85,6 +159,75 @@ struct ExportArguments {
     /// A file with `name`, `description`, `authors` and `references` of the model.
     #[arg(short, long)]
     metadata: Option<PathBuf>,
+}
+
+#[derive(Args)]
+struct BuildArguments {
+    /// The folder of the package.
+    #[arg(default_value = ".")]
+    folder: PathBuf,
+    /// Where to put the bundle; by default beside you, under the architecture's name.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// What the bundle says of itself, as in `-m revision=0a1b2c`; can be repeated. What is in `Cargo.toml` is known.
+    #[arg(short, long = "metadata", value_name = "NAME=VALUE")]
+    metadata: Vec<String>,
+    /// Builds it a second time in another folder, and fails if the bytes differ.
+    #[arg(long)]
+    verify: bool,
+}
+
+#[derive(Args)]
+struct PackArguments {
+    /// The architecture's folder, with `architecture.wasm`, `default-hypers.yaml`, `schema-hypers.json` and `README.md`.
+    source: PathBuf,
+    /// Where to put the bundle; by default beside you, under the architecture's name.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// What the bundle says of itself, as in `-m version=0.2.0`; can be repeated. There are version, authors, description, licenses, source, homepage and
+    /// revision. Of a Rust package they are known.
+    #[arg(short, long = "metadata", value_name = "NAME=VALUE")]
+    metadata: Vec<String>,
+}
+
+#[derive(Args)]
+struct ShowArguments {
+    /// An architecture bundle, a model or a checkpoint.
+    file: PathBuf,
+    /// Shows its documentation instead: the README of an architecture, the card of a model.
+    #[arg(long)]
+    docs: bool,
+}
+
+#[derive(Args)]
+struct KeygenArguments {
+    /// Where to put the secret key; the public key goes beside it and ends with `.pub`.
+    #[arg(short, long, default_value = "kilnbox.key")]
+    output: PathBuf,
+    /// Leaves the secret key as it is; otherwise a password is asked for, or taken from KILNBOX_KEY_PASSWORD.
+    #[arg(long)]
+    no_password: bool,
+}
+
+#[derive(Args)]
+struct SignArguments {
+    /// An architecture bundle or a model.
+    file: PathBuf,
+    /// The secret key, of `kilnbox keygen` or of minisign. Its password is asked for, or taken from KILNBOX_KEY_PASSWORD.
+    #[arg(short, long, default_value = "kilnbox.key")]
+    key: PathBuf,
+    /// A line that is signed with the file; by default the time and the file's name.
+    #[arg(short, long)]
+    comment: Option<String>,
+}
+
+#[derive(Args)]
+struct VerifyArguments {
+    /// An architecture bundle or a model, with its signature beside it.
+    file: PathBuf,
+    /// A public key, or the file that has it; by default all of those in `trust.yaml`.
+    #[arg(short, long)]
+    key: Option<String>,
 }
 
 fn main() -> ExitCode {
@@ -117,12 +260,31 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
     let debug = arguments.debug;
     let sandbox = Sandbox { allow_inert_wasi: arguments.allow_inert_wasi, ..Sandbox::new(&arguments.limits)? };
     match arguments.command {
-        Command::Train(TrainArguments { options, output, overrides, device, restart }) => {
-            train::run(&train::Request { options, output, overrides, device, restart, sandbox, debug })
+        Command::Train(TrainArguments { options, output, overrides, device, restart, access }) => {
+            let access = access.into();
+            train::run(&train::Request { options, output, overrides, device, restart, access, sandbox, debug })
         }
         Command::Eval(EvalArguments { model, options, output, batch_size, device }) => {
             eval::run(&eval::Request { model, options, output, batch_size, device, sandbox, debug })
         }
+        Command::Build(BuildArguments { folder, output, metadata, verify }) => {
+            build::run(&build::Request { folder, output, metadata, verify, sandbox })
+        }
+        Command::Pack(PackArguments { source, output, metadata }) => {
+            pack::run(&pack::Request { source, output, metadata, sandbox })
+        }
+        Command::Show(ShowArguments { file, docs }) => show::run(&show::Request { file, docs }),
+        Command::Push(PushArguments { file, reference, plain }) => {
+            push::run(&push::Request { file, reference, options: plain.into() })
+        }
+        Command::Pull(PullArguments { reference, output, access }) => {
+            pull::run(&pull::Request { reference, output, access: access.into() })
+        }
+        Command::Keygen(KeygenArguments { output, no_password }) => {
+            keygen::run(&keygen::Request { key: output, no_password })
+        }
+        Command::Sign(SignArguments { file, key, comment }) => sign::run(&sign::Request { file, key, comment }),
+        Command::Verify(VerifyArguments { file, key }) => verify::run(&verify::Request { file, key }),
         Command::Limits => {
             kilnbox_cli::log::print(&sandbox.table());
             Ok(())

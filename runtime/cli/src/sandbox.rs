@@ -69,12 +69,8 @@ impl Sandbox {
     ///
     /// This machine cannot run it.
     pub fn engine(&self) -> Result<Engine, CliError> {
-        let cache = std::env::var_os("XDG_CACHE_HOME")
-            .map(PathBuf::from)
-            .filter(|folder| folder.is_absolute())
-            .or_else(|| std::env::home_dir().map(|home| home.join(".cache")));
         Ok(Engine::new(&EngineOptions {
-            compiled_code_cache: cache.map(|cache| cache.join("kilnbox")),
+            compiled_code_cache: cache_folder(),
             compiler: Compiler::Child { program: this_program()?, arguments: vec![COMPILE_COMPONENT.into()] },
             limits: self.limits.clone(),
             allow_inert_wasi: self.allow_inert_wasi,
@@ -110,6 +106,12 @@ impl Sandbox {
     pub fn quiet_session(&self, component: &Component, device: &Device, log: &Log) -> Result<Session, CliError> {
         self.session(component, device, 0, Box::new(LogOnly(log.clone())))
     }
+}
+
+/// Where the program keeps what it can make or get again: `kilnbox` in the user's cache folder.
+pub fn cache_folder() -> Option<PathBuf> {
+    let folder = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).filter(|folder| folder.is_absolute());
+    folder.or_else(|| std::env::home_dir().map(|home| home.join(".cache"))).map(|folder| folder.join("kilnbox"))
 }
 
 /// The program that is running. On Linux that is its very file, even if another one lies at its path meanwhile.

@@ -30,7 +30,7 @@ pub fn build(root: &Path) -> Result<PathBuf, String> {
     for guest in &guests {
         cargo.args(["--package", &guest.package]);
     }
-    toolchain.apply(&mut cargo);
+    toolchain.apply(&mut cargo, root);
     command::check(&mut cargo)?;
     let output = folder(root);
     for guest in &guests {
@@ -39,6 +39,35 @@ pub fn build(root: &Path) -> Result<PathBuf, String> {
             .map_err(|error| format!("`{}`: {error}", built.display()))?;
     }
     Ok(output)
+}
+
+/// Builds each architecture twice, in two folders, and fails if the bytes differ: `kilnbox build --verify` does it.
+pub fn verify(root: &Path, program: &Path) -> Result<(), String> {
+    let toolchain = toolchain::find(root)?;
+    let output = target(root).join("bundles");
+    fs::create_dir_all(&output).map_err(|error| format!("`{}`: {error}", output.display()))?;
+    for guest in find(root)? {
+        let name = guest.place.to_string_lossy().replace(['/', '\\'], ".");
+        let mut command = Command::new(program);
+        command.args(["build", "--verify"]).arg(&guest.folder).arg("--output").arg(output.join(format!("{name}.wasm")));
+        toolchain.apply(&mut command, root);
+        command::check(&mut command)?;
+    }
+    Ok(())
+}
+
+/// Flags for the compiler that keep paths of this machine out of a component, so that it is the same bytes wherever it is built.
+pub fn without_paths(root: &Path) -> std::ffi::OsString {
+    let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
+    let home = home.or_else(|| std::env::home_dir().map(|home| home.join(".cargo"))).unwrap_or_default();
+    let mut flags = std::ffi::OsString::new();
+    for (path, name) in [(root, "/source"), (&home, "/cargo")] {
+        let separator = if flags.is_empty() { "" } else { "\x1f" };
+        flags.push(format!("{separator}--remap-path-prefix="));
+        flags.push(path);
+        flags.push(format!("={name}"));
+    }
+    flags
 }
 
 /// The folder of built architectures.

@@ -2,6 +2,7 @@
 
 mod bench;
 mod command;
+mod debian;
 mod fuzz;
 mod guests;
 mod swiftshader;
@@ -19,9 +20,10 @@ cargo xtask <task>
   test --device NAME
                   runs the tests of the engine, and a training, on a device: cuda, metal, vulkan, webgpu, or swiftshader,
                   a Vulkan device in software
-  guests          builds the architectures in `guests/` into `target/guests/`
+  guests [--verify]
+                  builds the architectures in `guests/` into `target/guests/`; twice, in two folders, to see whether the bytes are the same
   kilnbox ARGS    builds all that is needed and runs the program (also `cargo kilnbox ARGS`)
-  bench NAME      runs a benchmark and prints ratios: vs-metatrain, start, sandbox; with `--device NAME`, on that device
+  bench NAME      runs a benchmark and prints ratios: vs-metatrain, start, sandbox, kernels, scale; with `--device NAME`, on that device
   fuzz [TARGET] [--minutes N]
                   looks for inputs that break a target, or each of them, for so many minutes (20)
 ";
@@ -33,7 +35,7 @@ fn main() -> ExitCode {
     let root = root();
     let result = match task.as_str() {
         "test" => test::run(&root, &arguments),
-        "guests" => guests::build(&root).map(|_| ExitCode::SUCCESS),
+        "guests" => build_guests(&root, &arguments),
         "kilnbox" => kilnbox(&root, &arguments),
         "bench" => bench::run(&root, &arguments),
         "fuzz" => fuzz::run(&root, &arguments),
@@ -53,6 +55,14 @@ fn main() -> ExitCode {
 fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     here.ancestors().nth(2).unwrap_or(here).to_owned()
+}
+
+fn build_guests(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
+    match arguments {
+        [] => guests::build(root).map(|_| ExitCode::SUCCESS),
+        [flag] if flag == "--verify" => guests::verify(root, &build_kilnbox(root, "")?).map(|()| ExitCode::SUCCESS),
+        _ => Err("`cargo xtask guests` takes `--verify` or nothing".to_owned()),
+    }
 }
 
 /// Builds guests and the program, and becomes the program.

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::Instant;
 
-use crate::{build_kilnbox, command, guests, swiftshader};
+use crate::{build_kilnbox, command, debian, guests, swiftshader};
 
 /// The tests that ask which device to run on.
 const ON_A_DEVICE: [&str; 6] = ["oracle", "misuse", "determinism", "stopping", "bookkeeping", "devices"];
@@ -40,6 +40,9 @@ pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     let mut tests = command::cargo(root);
     tests.args(["test", "--release", "--workspace", "--no-fail-fast"]).env("KILNBOX_PROGRAM", &program);
     guests::show_to(&mut tests, root);
+    if let Some(programs) = debian::programs(root) {
+        tests.env("KILNBOX_PEERS", programs);
+    }
     match name {
         Some(name) => tests.arg("--").arg(name),
         None => &mut tests,

@@ -12,10 +12,13 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{command, target};
+use crate::{command, debian, guests, target};
 
 const TARGET: &str = "wasm32-unknown-unknown";
 const LINKER: &str = "wasm-component-ld";
+const RUSTC: &str = "rustc";
+/// A file that is there if the standard library names no path of this machine.
+const WITHOUT_PATHS: &str = "standard-library-without-paths";
 /// What to do where no way works.
 const ADVICE: &str = "install the target with `rustup target add wasm32-unknown-unknown`, or, on Debian or Ubuntu, make sure that \
                       `apt-get download rustc-web` works";
@@ -31,16 +34,15 @@ pub struct Toolchain {
 
 impl Toolchain {
     /// Makes cargo use it, and nothing of the environment that would spoil the guests.
-    pub fn apply(&self, cargo: &mut Command) {
+    pub fn apply(&self, cargo: &mut Command, root: &Path) {
         let tools: Vec<&Path> = self.tools.iter().map(PathBuf::as_path).collect();
         cargo
             .env("RUSTC", &self.rustc)
             .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER", &self.linker)
             .env("PATH", command::path_with(&tools))
             // Paths of this machine have no place in a component: it is the same bytes wherever it is built.
-            .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "")
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS");
+            .env("CARGO_ENCODED_RUSTFLAGS", guests::without_paths(root))
+            .env_remove("RUSTFLAGS");
     }
 }
 
@@ -55,8 +57,12 @@ pub fn find(root: &Path) -> Result<Toolchain, String> {
             break 'found native.clone();
         }
         let unpacked = target(root).join("wasm-toolchain");
-        if tries("debian") && is_usable(&unpacked.join("rustc")) {
-            break 'found unpacked.join("rustc");
+        if tries("debian") && is_usable(&unpacked.join(RUSTC)) {
+            // What an earlier version of this made.
+            if !unpacked.join(WITHOUT_PATHS).is_file() {
+                build_standard_library(&unpacked)?;
+            }
+            break 'found unpacked.join(RUSTC);
         }
         if tries("rustup") {
             match add_target(root) {
@@ -155,17 +161,15 @@ fn unpack(folder: &Path) -> Result<PathBuf, String> {
     if fresh.exists() {
         fs::remove_dir_all(&fresh).map_err(failed)?;
     }
-    fs::create_dir_all(fresh.join("packages")).map_err(failed)?;
+    fs::create_dir_all(&fresh).map_err(failed)?;
     fetch_packages(&fresh)?;
-    fs::remove_dir_all(fresh.join("packages")).map_err(failed)?;
-    write_wrapper(&fresh).map_err(failed)?;
+    debian::wrap(&fresh, RUSTC, RUSTC).map_err(failed)?;
     build_standard_library(&fresh)?;
     if folder.exists() {
         fs::remove_dir_all(folder).map_err(failed)?;
     }
     fs::rename(&fresh, folder).map_err(failed)?;
-    write_wrapper(folder).map_err(failed)?;
-    Ok(folder.join("rustc"))
+    debian::wrap(folder, RUSTC, RUSTC).map_err(failed)
 }
 
 fn fetch_packages(fresh: &Path) -> Result<(), String> {
@@ -202,30 +206,8 @@ fn fetch_packages(fresh: &Path) -> Result<(), String> {
     packages.extend([standard, llvm]);
     packages.sort();
     packages.dedup();
-    let folder = fresh.join("packages");
-    command::check(Command::new("apt-get").args(["download", "-qq"]).args(&packages).current_dir(&folder))?;
-    for entry in fs::read_dir(&folder).map_err(|error| error.to_string())?.flatten() {
-        command::check(Command::new("dpkg").arg("-x").arg(entry.path()).arg(fresh))?;
-    }
-    Ok(())
-}
-
-/// The compiler needs its own libraries, for itself only.
-fn write_wrapper(folder: &Path) -> io::Result<()> {
-    let folder = fs::canonicalize(folder)?;
-    let usr = folder.join("usr");
-    let usr = usr.display();
-    let script = format!(
-        "#!/bin/sh\nexec env LD_LIBRARY_PATH=\"{usr}/lib/x86_64-linux-gnu${{LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}}\" \"{usr}/bin/rustc\" \"$@\"\n"
-    );
-    let wrapper = folder.join("rustc");
-    fs::write(&wrapper, script)?;
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755))?;
-    }
-    Ok(())
+    let packages: Vec<&str> = packages.iter().map(String::as_str).collect();
+    debian::fetch(&packages, fresh)
 }
 
 fn build_standard_library(fresh: &Path) -> Result<(), String> {
@@ -237,19 +219,23 @@ fn build_standard_library(fresh: &Path) -> Result<(), String> {
     let manifest = "[package]\nname = \"standard\"\nversion = \"0.0.0\"\nedition = \"2024\"\n\n[profile.release]\npanic = \"abort\"\n\n[workspace]\n";
     fs::write(work.join("Cargo.toml"), manifest).map_err(failed)?;
     fs::write(work.join("src/lib.rs"), "").map_err(failed)?;
+    // Without bitcode in the library, guests could not be optimised as a whole. Its panics name its files as rustup's do.
+    let mut flags = guests::without_paths(&work);
+    flags.push(format!("\x1f-Cembed-bitcode=yes\x1f--remap-path-prefix={}=/rustc", fresh.display()));
     command::check(
         command::cargo(&work)
             .args(["build", "--quiet", "--release", "-Z", "build-std=std,panic_abort", "--target", TARGET])
-            .env("RUSTC", fresh.join("rustc"))
+            .env("RUSTC", fresh.join(RUSTC))
             // Stable Debian compilers build the library they are released with; this is the switch that lets them.
             .env("RUSTC_BOOTSTRAP", "1")
             .env("CARGO_TARGET_DIR", work.join("target"))
-            // Without bitcode in the library, guests could not be optimised as a whole.
-            .env("CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_RUSTFLAGS", "-C embed-bitcode=yes")
-            .env_remove("RUSTFLAGS")
-            .env_remove("CARGO_ENCODED_RUSTFLAGS"),
+            .env("CARGO_ENCODED_RUSTFLAGS", flags)
+            .env_remove("RUSTFLAGS"),
     )?;
     let library = fresh.join("usr/lib/rustlib").join(TARGET).join("lib");
+    if library.exists() {
+        fs::remove_dir_all(&library).map_err(failed)?;
+    }
     fs::create_dir_all(&library).map_err(failed)?;
     let built = work.join("target").join(TARGET).join("release/deps");
     for entry in fs::read_dir(built).map_err(failed)?.flatten() {
@@ -259,5 +245,6 @@ fn build_standard_library(fresh: &Path) -> Result<(), String> {
             fs::copy(entry.path(), library.join(&name)).map_err(failed)?;
         }
     }
+    fs::write(fresh.join(WITHOUT_PATHS), "").map_err(failed)?;
     fs::remove_dir_all(work).map_err(failed)
 }

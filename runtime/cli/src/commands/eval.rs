@@ -2,7 +2,6 @@
 
 use std::path::{Path, PathBuf};
 
-use kilnbox_bundle::ModelFile;
 use kilnbox_host::Context;
 
 use crate::convert::{checkpoint_on_device, dtype_of, read_dataset};
@@ -11,6 +10,7 @@ use crate::evaluation::{evaluate, requests};
 use crate::log::{Log, printable};
 use crate::options::EvalOptions;
 use crate::sandbox::Sandbox;
+use crate::trust::Trust;
 
 /// What the user asks for.
 #[derive(Clone, Debug)]
@@ -52,7 +52,7 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     for warning in &options.warnings {
         log.warning(warning);
     }
-    let file = ModelFile::read(&request.model)?;
+    let file = Trust::of_user()?.read_model(&request.model)?;
     if let Some(name) = file.checkpoint.first_non_finite_tensor() {
         log.warning(format!("the tensor `{}` of the model has numbers that are not finite", printable(name)));
     }

@@ -2,14 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use kilnbox_bundle::CheckpointFile;
+use kilnbox_bundle::{ArchitectureIdentity, CheckpointFile, MAX_COMPONENT_BYTES};
 use serde_json::Value as Json;
 
-use crate::architectures::SearchPath;
+use crate::architectures::{ArchitectureFiles, SearchPath};
 use crate::errors::CliError;
 use crate::log::{Log, printable};
 use crate::run_folder::MODEL_SUFFIX;
 use crate::sandbox::Sandbox;
+use crate::trust::Trust;
 use crate::yaml::{Field, Node, Section};
 
 /// What the user asks for.
@@ -41,8 +42,10 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     super::check_model_path(&output)?;
     let metadata = request.metadata.as_deref().map_or(Ok(Json::Null), read_metadata)?;
     let checkpoint = CheckpointFile::read(&request.checkpoint)?;
-    let architecture = SearchPath::from_environment().find(&checkpoint.architecture.name)?;
-    let component = request.sandbox.engine()?.load(&architecture.component)?;
+    let architecture = find(&checkpoint.architecture)?;
+    architecture.check_signature(&Trust::of_user()?)?;
+    let bundle = architecture.bundle()?;
+    let component = request.sandbox.engine()?.load(&bundle)?;
     if component.digest() != checkpoint.architecture.digest {
         log.warning(format!(
             "the checkpoint was made by another build of `{}` than that in `{}`",
@@ -53,10 +56,19 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     if let Some(name) = checkpoint.first_non_finite_tensor() {
         log.warning(format!("the tensor `{name}` of the checkpoint has numbers that are not finite"));
     }
-    let model = super::export_model(&request.sandbox, &component, architecture.component, checkpoint, metadata, &log)?;
+    let model = super::export_model(&request.sandbox, &component, bundle, checkpoint, metadata, &log)?;
     model.write(&output)?;
     log.info(format!("The model is in `{}`", output.display()));
     Ok(())
+}
+
+/// The architecture of a checkpoint: the very component that made it, if it was pulled from a registry and is still kept, or what has its name now.
+fn find(identity: &ArchitectureIdentity) -> Result<ArchitectureFiles, CliError> {
+    let kept = crate::registries::store().and_then(|store| store.get(&identity.digest, MAX_COMPONENT_BYTES));
+    match kept {
+        Some(component) => ArchitectureFiles::kept(component, &identity.digest),
+        None => SearchPath::from_environment().find(&identity.name),
+    }
 }
 
 /// Reads `metadata.yaml`: `name`, `description`, `authors`, and `references` with lists for `model`, `architecture` and `implementation`.

@@ -1,19 +1,30 @@
 //! What the program does, a module for each of its commands, and what they share.
 
+pub mod build;
+mod card;
 pub mod eval;
 pub mod export;
+pub mod keygen;
+pub mod pack;
+pub mod pull;
+pub mod push;
+pub mod show;
+pub mod sign;
 pub mod train;
+pub mod verify;
 
 use std::path::Path;
 
-use kilnbox_bundle::{CheckpointFile, ModelFile};
+use kilnbox_bundle::{CheckpointFile, FileKind, ModelFile, SCHEME};
 use kilnbox_host::{About, Component, Context};
 use kilnbox_tensor::{DType, Device};
 use serde_json::{Value as Json, json};
 
+use crate::architectures::{ArchitectureFiles, SearchPath};
 use crate::convert::{CheckpointContext, capabilities_to_json, checkpoint_on_device};
 use crate::errors::{Blame, CliError};
 use crate::log::{Log, printable};
+use crate::registries::{Access, reference};
 use crate::run_folder::MODEL_SUFFIX;
 use crate::sandbox::Sandbox;
 
@@ -82,23 +93,42 @@ fn export_model(
     component.digest().clone_into(&mut context.architecture.digest);
     let mut checkpoint = context.file(&exported).map_err(|message| CliError::new(Blame::Architecture, message))?;
     checkpoint.epoch = epoch;
-    Ok(ModelFile {
+    let mut model = ModelFile {
         component: component_bytes,
         checkpoint,
         capabilities: capabilities_to_json(&capabilities, &about.supported_devices),
         metadata: metadata_json(&about, metadata),
-    })
+        options: Json::Null,
+        metrics: Json::Null,
+        card: String::new(),
+    };
+    model.card = card::card(&model);
+    Ok(model)
+}
+
+/// The architecture that the options name: by a reference into a registry, or by a name or path on this machine.
+fn find_architecture(name: &str, access: &Access) -> Result<ArchitectureFiles, CliError> {
+    if !name.starts_with(SCHEME) {
+        return SearchPath::from_environment().find(name);
+    }
+    let reference = reference(name)?;
+    ArchitectureFiles::pulled(&reference, access.get(&reference)?)
 }
 
 /// Checks where a model shall go, before any work is done for it.
 fn check_model_path(path: &Path) -> Result<(), CliError> {
-    if path.extension().is_none_or(|suffix| suffix != MODEL_SUFFIX) {
-        return Err(CliError::input(format!(
-            "the model's file is named `{}`, expected a name that ends with `.{MODEL_SUFFIX}`",
-            path.display()
-        )));
-    }
+    check_suffix(path, MODEL_SUFFIX, FileKind::Model)?;
     check_folder_of(path)
+}
+
+fn check_suffix(path: &Path, expected: &str, kind: FileKind) -> Result<(), CliError> {
+    if path.extension().is_some_and(|suffix| suffix == expected) {
+        return Ok(());
+    }
+    Err(CliError::input(format!(
+        "the file of the {kind} is named `{}`, expected a name that ends with `.{expected}`",
+        path.display()
+    )))
 }
 
 fn check_folder_of(path: &Path) -> Result<(), CliError> {

@@ -3,22 +3,24 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kilnbox_bundle::{ArchitectureIdentity, CheckpointFile};
+use kilnbox_bundle::{ArchitectureBundle, ArchitectureIdentity, CheckpointFile, ModelFile};
 use kilnbox_data::{Dataset, DatasetInfo};
 use kilnbox_host::{About, Checkpoint, Component, Context, Level, Metric, Model, Observer, Session, Trainer};
 use kilnbox_tensor::{DType, Device};
 use serde_json::Value as Json;
 
-use crate::architectures::{ArchitectureFiles, SearchPath};
+use crate::architectures::ArchitectureFiles;
 use crate::convert::{CheckpointContext, checkpoint_on_device};
 use crate::errors::{Blame, CliError};
 use crate::evaluation::{evaluate, requests};
 use crate::hypers::merge_hypers;
 use crate::log::{EpochTable, Log, printable, significant};
 use crate::options::TrainOptions;
-use crate::run_folder::{CHECKPOINT_SUFFIX, RunFolder, newest_checkpoint};
+use crate::registries::Access;
+use crate::run_folder::{CHECKPOINT_SUFFIX, MODEL_SUFFIX, RunFolder, newest_checkpoint};
 use crate::sandbox::Sandbox;
 use crate::split::Sets;
+use crate::trust::Trust;
 
 /// What the user asks for.
 #[derive(Clone, Debug)]
@@ -33,6 +35,8 @@ pub struct Request {
     pub device: Option<String>,
     /// A checkpoint to continue from, or `auto`.
     pub restart: Option<PathBuf>,
+    /// How an architecture may be pulled from a registry.
+    pub access: Access,
     /// What the architecture may use.
     pub sandbox: Sandbox,
     /// Whether to show messages for developers.
@@ -44,6 +48,8 @@ struct Run {
     sandbox: Sandbox,
     options: TrainOptions,
     architecture: ArchitectureFiles,
+    /// The version that the architecture gives itself.
+    version: Option<String>,
     component: Component,
     about: About,
     hypers: Json,
@@ -86,9 +92,11 @@ impl Run {
         for warning in &options.warnings {
             log.warning(warning);
         }
-        let architecture = SearchPath::from_environment().find(&options.architecture.name)?;
+        let trust = Trust::of_user()?;
+        let mut architecture = super::find_architecture(&options.architecture.name, &request.access)?;
+        architecture.check_signature(&trust)?;
         let hypers = merge_hypers(architecture.hypers_sources(), &options.architecture.node)?;
-        let start = starting_point(request, &hypers, &architecture.name, log)?;
+        let start = starting_point(request, &hypers, &architecture.name, &trust, log)?;
         let seed = options.seed.or(match &start {
             // The same split and the same stream of random numbers.
             Some((checkpoint, Context::Restart)) => Some(checkpoint.seed),
@@ -97,7 +105,11 @@ impl Run {
         let seed = seed.unwrap_or_else(draw_seed);
         let sets = Sets::read(&options, seed)?;
         let info = merged_info(&options, &sets)?;
+        // Complete from here on: what is trained, kept in models and named by checkpoints is the bundle.
+        architecture.component = architecture.bundle()?;
         let component = request.sandbox.engine()?.load(&architecture.component)?;
+        let version =
+            ArchitectureBundle::read(&architecture.component).ok().and_then(|bundle| bundle.parts.metadata.version);
         let about = request.sandbox.quiet_session(&component, &Device::cpu(), log)?.about()?;
         let dtype = choose_dtype(&about.supported_dtypes, options.base_precision)?;
         let device = super::choose_device(&about.supported_devices, options.device.as_deref(), dtype)?;
@@ -105,6 +117,7 @@ impl Run {
             sandbox: request.sandbox.clone(),
             options,
             architecture,
+            version,
             component,
             about,
             hypers,
@@ -231,7 +244,7 @@ impl Run {
         CheckpointContext {
             architecture: ArchitectureIdentity {
                 name: self.architecture.name.clone(),
-                version: None,
+                version: self.version.clone(),
                 digest: self.component.digest().to_owned(),
             },
             hypers: self.hypers.clone(),
@@ -254,7 +267,7 @@ impl Run {
         {
             checkpoint.write(&path)?;
         }
-        let model = super::export_model(
+        let mut model = super::export_model(
             &self.sandbox,
             &self.component,
             self.architecture.component.clone(),
@@ -262,11 +275,18 @@ impl Run {
             Json::Null,
             log,
         )?;
-        for path in [output.to_owned(), folder.path().join(name)] {
-            model.write(&path)?;
-        }
+        let mut options = self.options.clone();
+        options.seed = Some(self.seed);
+        model.options = options.to_json(&self.hypers);
+        let write = |model: &mut ModelFile| -> Result<(), CliError> {
+            model.card = super::card::card(model);
+            [output.to_owned(), folder.path().join(name)].iter().try_for_each(|path| Ok(model.write(path)?))
+        };
+        // Before it is evaluated, which may fail, and with what that has shown afterwards.
+        write(&mut model)?;
         if self.options.final_eval {
-            self.evaluate(&model.checkpoint, log)?;
+            model.metrics = self.evaluate(&model.checkpoint, log)?;
+            write(&mut model)?;
         }
         log.info(format!("The run is in `{}`", folder.path().display()));
         log.info(format!("The checkpoint is in `{}`", output.with_extension(CHECKPOINT_SUFFIX).display()));
@@ -274,12 +294,15 @@ impl Run {
         Ok(())
     }
 
-    fn evaluate(&self, checkpoint: &CheckpointFile, log: &Log) -> Result<(), CliError> {
+    /// Evaluates the model on all sets, and gives its errors: for each set a list of datasets.
+    fn evaluate(&self, checkpoint: &CheckpointFile, log: &Log) -> Result<Json, CliError> {
         let mut session = self.sandbox.quiet_session(&self.component, &self.device, log)?;
         let model = session.load_model(&checkpoint_on_device(checkpoint, &self.device)?, Context::Export)?;
         let capabilities = session.export_model(&model)?;
         let batch_size = self.hypers["training"]["batch_size"].as_u64().and_then(|size| usize::try_from(size).ok());
+        let mut metrics = serde_json::Map::new();
         for (name, datasets) in self.named_sets() {
+            let mut errors = Vec::new();
             for (number, dataset) in datasets.iter().enumerate() {
                 let which = if datasets.len() == 1 { String::new() } else { format!(" {number}") };
                 log.info(format!("Evaluating {name} dataset{which}"));
@@ -289,9 +312,13 @@ impl Run {
                 for line in evaluation.lines() {
                     log.info(line);
                 }
+                errors.push(evaluation.errors());
+            }
+            if !errors.is_empty() {
+                metrics.insert(name.to_owned(), Json::Array(errors));
             }
         }
-        Ok(())
+        Ok(Json::Object(metrics))
     }
 }
 
@@ -300,6 +327,7 @@ fn starting_point(
     request: &Request,
     hypers: &Json,
     architecture: &str,
+    trust: &Trust,
     log: &Log,
 ) -> Result<Option<(CheckpointFile, Context)>, CliError> {
     let finetune = hypers["training"]["finetune"]["read_from"].as_str().map(PathBuf::from);
@@ -318,7 +346,13 @@ fn starting_point(
         (None, Some(path)) => (path, Context::Finetune),
         (None, None) => return Ok(None),
     };
-    let file = CheckpointFile::read(&path)?;
+    let file = match context {
+        // What is fine-tuned may be a model as well: its weights are a checkpoint.
+        Context::Finetune if path.extension().is_some_and(|suffix| suffix == MODEL_SUFFIX) => {
+            trust.read_model(&path)?.checkpoint
+        }
+        _ => CheckpointFile::read(&path)?,
+    };
     let place = path.display();
     let ours = ArchitectureIdentity { name: architecture.to_owned(), version: None, digest: String::new() };
     if !file.architecture.has_same_name(&ours) {

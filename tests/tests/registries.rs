@@ -1,0 +1,608 @@
+//! Registries: a real one (Debian's), what another client reads in it, and ones that lie.
+
+use std::error::Error;
+use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use kilnbox_bundle::{Parts, pack, sha256_digest};
+use kilnbox_cli::architectures::SearchPath;
+use kilnbox_tests::{Outcome, Workplace, ethanol_structures, peer};
+use serde_json::{Value, json};
+
+type Fallible<T = ()> = Result<T, Box<dyn Error>>;
+
+const OPTIONS: &str = "\
+seed: 7
+architecture: {name: NAME}
+training_set:
+  systems: {read_from: ethanol.xyz, length_unit: angstrom}
+  targets: {energy: {key: energy, unit: eV, forces: false}}
+validation_set: 0.25
+test_set: 0
+";
+
+/// A folder with data and nothing of kilnbox: no architectures, no cache, no configuration.
+struct Place(Workplace);
+
+impl Place {
+    fn new() -> Fallible<Self> {
+        let place = Workplace::new()?;
+        place.write("ethanol.xyz", &ethanol_structures(8)?)?;
+        place.write("eval.yaml", "systems: {read_from: ethanol.xyz, length_unit: angstrom}\n")?;
+        Ok(Self(place))
+    }
+
+    /// A place with `net.wasm`, the bundle of the smallest architecture.
+    fn with_bundle() -> Fallible<Self> {
+        let place = Self::new()?;
+        let folder = SearchPath::from_environment().find("composition")?.path;
+        let folder = folder.parent().ok_or("no folder")?.canonicalize()?.display().to_string();
+        place.succeeds(&["pack", &folder, "-o", "net.wasm"]);
+        Ok(place)
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.0.command(arguments);
+        command.env("KILNBOX_ARCHITECTURES", self.0.path("none")).env("HOME", self.0.path("home"));
+        for (variable, folder) in [
+            ("XDG_CACHE_HOME", "cache"),
+            ("XDG_CONFIG_HOME", "config"),
+            ("XDG_DATA_HOME", "data"),
+            ("DOCKER_CONFIG", "docker"),
+        ] {
+            command.env(variable, self.0.path(folder));
+        }
+        command.env_remove("REGISTRY_AUTH_FILE").env_remove("XDG_RUNTIME_DIR");
+        // A proxy of this machine has no business with its own registries.
+        for variable in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    fn run(&self, arguments: &[&str]) -> Fallible<Outcome> {
+        let output = self.command(arguments).output()?;
+        Ok(Outcome {
+            code: output.status.code(),
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    #[track_caller]
+    fn succeeds(&self, arguments: &[&str]) -> String {
+        let outcome = self.run(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+        assert_eq!(outcome.code, Some(0), "{arguments:?}:\n{}\n{}", outcome.output, outcome.errors);
+        outcome.output
+    }
+
+    #[track_caller]
+    fn fails(&self, arguments: &[&str], words: &str) -> String {
+        let outcome = self.run(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
+        assert_eq!(outcome.code, Some(1), "{arguments:?}:\n{}\n{}", outcome.output, outcome.errors);
+        assert!(outcome.errors.contains(words), "`{words}` is not in:\n{}", outcome.errors);
+        assert!(!outcome.errors.chars().any(|character| character.is_control() && character != '\n'));
+        outcome.errors
+    }
+
+    fn read(&self, name: &str) -> Fallible<Vec<u8>> {
+        fs::read(self.0.path(name)).map_err(|error| format!("{name}: {error}").into())
+    }
+
+    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Fallible {
+        let path = self.0.path(name);
+        fs::create_dir_all(path.parent().ok_or("no folder")?)?;
+        Ok(fs::write(path, content)?)
+    }
+
+    fn train_from(&self, name: &str) -> Fallible {
+        self.write("options.yaml", OPTIONS.replace("NAME", &format!("\"{name}\"")))
+    }
+}
+
+/// Debian's registry on a port of this machine, as long as it is needed.
+struct RealRegistry {
+    process: Child,
+    port: u16,
+    _folder: tempfile::TempDir,
+}
+
+impl RealRegistry {
+    /// Starts one; with a password, if one is wanted. None where the program is not present.
+    fn start(with_password: bool) -> Fallible<Option<Self>> {
+        let Some(program) = peer("docker-registry") else { return Ok(None) };
+        let folder = tempfile::tempdir()?;
+        // Somebody else may take the port meanwhile; then the registry says so and ends.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let mut configuration = json!({
+            "version": "0.1",
+            "log": {"level": "error"},
+            "storage": {"filesystem": {"rootdirectory": folder.path().join("data")}, "delete": {"enabled": true}},
+            "http": {"addr": format!("127.0.0.1:{port}")},
+        });
+        if with_password {
+            // `kiln` and `open sesame`, by bcrypt with few rounds.
+            fs::write(
+                folder.path().join("htpasswd"),
+                "kiln:$2b$04$OFY7YoeKUYZXHbQbwtD12eP2aoeOtEwiWuk.U/JRCiY33M6jsUE2u\n",
+            )?;
+            configuration["auth"] = json!({"htpasswd": {"realm": "a kiln", "path": folder.path().join("htpasswd")}});
+        }
+        // JSON is YAML.
+        fs::write(folder.path().join("config.yml"), configuration.to_string())?;
+        let process = Command::new(program)
+            .arg("serve")
+            .arg(folder.path().join("config.yml"))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let registry = Self { process, port, _folder: folder };
+        let give_up = Instant::now() + Duration::from_secs(30);
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if Instant::now() > give_up {
+                return Err("the registry does not start".into());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        Ok(Some(registry))
+    }
+
+    fn reference(&self, rest: &str) -> String {
+        format!("oci://127.0.0.1:{}/{rest}", self.port)
+    }
+}
+
+impl Drop for RealRegistry {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+#[test]
+fn what_is_pushed_is_pulled_bit_for_bit_with_its_signature() -> Fallible {
+    let Some(registry) = RealRegistry::start(false)? else { return Ok(()) };
+    let place = Place::with_bundle()?;
+    place.train_from("net.wasm")?;
+    place.succeeds(&["train", "options.yaml"]);
+    place.succeeds(&["keygen", "--no-password", "-o", "me.key"]);
+    for (file, name) in [("net.wasm", "lab/net:1.0"), ("model.kiln", "lab/model:1.0")] {
+        place.succeeds(&["sign", file, "-k", "me.key"]);
+        let told = place.succeeds(&["push", file, &registry.reference(name)]);
+        assert!(told.contains("and its signature") && told.contains("@sha256:"), "{told}");
+        // Twice is no harm.
+        place.succeeds(&["push", file, &registry.reference(name)]);
+        let pinned = told.lines().last().ok_or("no reference")?;
+
+        for reference in [&registry.reference(name), pinned] {
+            let other = Place::new()?;
+            other.write("me.pub", place.read("me.pub")?)?;
+            other.succeeds(&["pull", reference, "-o", file]);
+            assert!(other.read(file)? == place.read(file)?, "{file} has changed on the way");
+            other.succeeds(&["verify", file, "-k", "me.pub"]);
+        }
+    }
+    let other = Place::new()?;
+    let told = other.succeeds(&["pull", &registry.reference("lab/model:1.0")]);
+    assert!(told.contains("Pulled `model.kiln`") && told.contains("not verified"), "{told}");
+    other.succeeds(&["eval", "model.kiln", "eval.yaml"]);
+    // The component of a model can be pulled alone, as other tools do.
+    other.succeeds(&["pull", &registry.reference("lab/model:1.0-architecture"), "-o", "part.wasm"]);
+    assert!(other.read("part.wasm")? == place.read("net.wasm")?);
+
+    other.fails(&["pull", &registry.reference("lab/net:2.0")], "has no `oci://127.0.0.1");
+    other.fails(&["pull", &registry.reference("lab/net")], "names no version");
+    other.write("net.wasm", "mine")?;
+    other.fails(&["pull", &registry.reference("lab/net:1.0")], "there is another `net.wasm` already");
+    place.fails(&["push", "model.ckpt", &registry.reference("lab/net:1.0")], "cannot be pushed");
+    place.fails(&["push", "ethanol.xyz", &registry.reference("lab/net:1.0")], "is no architecture bundle");
+    Ok(())
+}
+
+#[test]
+fn a_lock_file_pins_what_a_tag_named() -> Fallible {
+    let Some(registry) = RealRegistry::start(false)? else { return Ok(()) };
+    let author = Place::with_bundle()?;
+    let name = registry.reference("lab/net:1.0");
+    author.succeeds(&["push", "net.wasm", &name]);
+
+    let user = Place::new()?;
+    user.train_from(&name)?;
+    user.fails(&["train", "options.yaml", "--locked"], "is not in `kilnbox.lock`");
+    user.fails(&["train", "options.yaml", "--offline"], "`--offline` allows no network");
+    user.succeeds(&["train", "options.yaml"]);
+    let lock = user.read("kilnbox.lock")?;
+    let text = String::from_utf8(lock.clone())?;
+    assert!(text.contains("name = \"lab/net\"") && text.contains("requirement = \"1.0\""), "{text}");
+    let first = user.read("model.ckpt")?;
+
+    // The tag moves; the lock file does not.
+    author.succeeds(&["pack", "net.wasm", "-o", "net.wasm", "-m", "version=9.9.9"]);
+    author.succeeds(&["push", "net.wasm", &name]);
+    user.succeeds(&["train", "options.yaml", "--locked"]);
+    assert!(user.read("model.ckpt")? == first && user.read("kilnbox.lock")? == lock);
+
+    // With another's lock file, another machine gets the same: from the registry, then without any.
+    let other = Place::new()?;
+    other.train_from(&name)?;
+    other.write("kilnbox.lock", &lock)?;
+    other.succeeds(&["train", "options.yaml", "--locked"]);
+    assert!(other.read("model.ckpt")? == first);
+
+    // Pulling it by hand takes what is newest, and the lock file follows.
+    user.succeeds(&["pull", &name]);
+    assert!(user.read("net.wasm")? == author.read("net.wasm")?);
+    assert!(user.read("kilnbox.lock")? != lock);
+
+    let digest = sha256_digest(b"something else");
+    user.fails(
+        &["train", "options.yaml", "--locked", "-r", &format!("architecture.name={name}@{digest}")],
+        "has another digest than `kilnbox.lock`",
+    );
+    drop(registry);
+    other.succeeds(&["train", "options.yaml", "--locked", "--offline"]);
+    other.succeeds(&["train", "options.yaml"]);
+    assert!(other.read("model.ckpt")? == first);
+    // A checkpoint finds the very component that made it.
+    other.succeeds(&["export", "model.ckpt", "-o", "exported.kiln"]);
+    // What was damaged in the cache is as good as none.
+    for entry in fs::read_dir(other.0.path("cache/kilnbox/blobs"))? {
+        fs::write(entry?.path(), "damaged")?;
+    }
+    other.fails(&["train", "options.yaml", "--offline"], "is not on this machine");
+    other.fails(&["train", "options.yaml"], "cannot be reached");
+
+    other.write("kilnbox.lock", "version = 7\n")?;
+    other.fails(&["train", "options.yaml"], "version 7 of the format");
+    Ok(())
+}
+
+#[test]
+fn credentials_are_those_of_docker() -> Fallible {
+    let Some(registry) = RealRegistry::start(true)? else { return Ok(()) };
+    let place = Place::with_bundle()?;
+    let name = registry.reference("lab/net:1.0");
+    let told = place.fails(&["push", "net.wasm", &name], "does not allow that");
+    assert!(told.contains("docker login"), "{told}");
+    let host = format!("127.0.0.1:{}", registry.port);
+    // `kiln:wrong` and `kiln:open sesame`.
+    for (auth, is_right) in [("a2lsbjp3cm9uZw==", false), ("a2lsbjpvcGVuIHNlc2FtZQ==", true)] {
+        place.write("docker/config.json", json!({"auths": {&host: {"auth": auth}}}).to_string())?;
+        if is_right {
+            place.succeeds(&["push", "net.wasm", &name]);
+            place.succeeds(&["pull", &name, "-o", "pulled.wasm"]);
+        } else {
+            place.fails(&["push", "net.wasm", &name], "does not allow that");
+        }
+    }
+    place.write("docker/config.json", "nonsense")?;
+    place.fails(&["pull", &name, "-o", "pulled.wasm"], "credentials");
+    Ok(())
+}
+
+#[test]
+fn skopeo_reads_what_was_pushed_and_pushes_what_we_read() -> Fallible {
+    let (Some(registry), Some(skopeo)) = (RealRegistry::start(false)?, peer("skopeo")) else { return Ok(()) };
+    let place = Place::with_bundle()?;
+    place.train_from("net.wasm")?;
+    place.succeeds(&["train", "options.yaml"]);
+    place.succeeds(&["push", "net.wasm", &registry.reference("lab/net:1.0")]);
+    let skopeo = |arguments: &[&str]| -> Fallible<String> {
+        let output = Command::new(&skopeo)
+            .arg("--insecure-policy")
+            .args(arguments)
+            .current_dir(place.0.path(""))
+            .env("HOME", place.0.path("home"))
+            .output()?;
+        if !output.status.success() {
+            return Err(format!("skopeo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
+        }
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    let there = |rest: &str| format!("docker://127.0.0.1:{}/{rest}", registry.port);
+
+    let manifest: Value =
+        serde_json::from_str(&skopeo(&["inspect", "--tls-verify=false", "--raw", &there("lab/net:1.0")])?)?;
+    assert_eq!(manifest["config"]["mediaType"], "application/vnd.wasm.config.v0+json");
+    let layers = manifest["layers"].as_array().ok_or("no layers")?;
+    assert_eq!(layers.len(), 1, "the CNCF layout has one layer");
+    assert_eq!(layers[0]["mediaType"], "application/wasm");
+    assert_eq!(layers[0]["digest"], sha256_digest(&place.read("net.wasm")?));
+    assert_eq!(manifest["annotations"]["org.opencontainers.image.version"], "0.1.0");
+    assert_eq!(manifest["annotations"]["org.opencontainers.image.licenses"], "MIT OR Apache-2.0");
+    skopeo(&["copy", "--src-tls-verify=false", &there("lab/net:1.0"), "dir:copied"])?;
+    let digest = sha256_digest(&place.read("net.wasm")?);
+    assert!(place.read(&format!("copied/{}", digest.trim_start_matches("sha256:")))? == place.read("net.wasm")?);
+
+    // A model's file is an archive of OCI: skopeo carries it to a registry, and we read it there.
+    fs::copy(place.0.path("model.kiln"), place.0.path("model.tar"))?;
+    for (part, tag) in [("architecture", "1.0-architecture"), ("model", "1.0")] {
+        let to = there(&format!("lab/carried:{tag}"));
+        skopeo(&[
+            "copy",
+            "--preserve-digests",
+            "--dest-tls-verify=false",
+            &format!("oci-archive:model.tar:{part}"),
+            &to,
+        ])?;
+    }
+    place.succeeds(&["pull", &registry.reference("lab/carried:1.0"), "-o", "carried.kiln"]);
+    assert!(place.read("carried.kiln")? == place.read("model.kiln")?);
+    Ok(())
+}
+
+/// An answer: the status line and headers, and a body, which may have no end.
+enum Answer {
+    Body(&'static str, Vec<u8>),
+    Endless,
+    /// With this status, the client is sent to this place.
+    To(&'static str, String),
+    Nothing,
+}
+
+/// A server that says whatever it is told to, and remembers what it was asked.
+struct Liar {
+    port: u16,
+    done: Arc<AtomicBool>,
+    asked: Arc<std::sync::Mutex<Vec<String>>>,
+}
+
+impl Liar {
+    fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Fallible<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        let port = listener.local_addr()?.port();
+        let (done, asked) = (Arc::new(AtomicBool::new(false)), Arc::default());
+        let (is_done, remember): (_, Arc<std::sync::Mutex<Vec<String>>>) = (Arc::clone(&done), Arc::clone(&asked));
+        let answer = Arc::new(answer);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                if is_done.load(Ordering::Relaxed) {
+                    return;
+                }
+                let (answer, remember) = (Arc::clone(&answer), Arc::clone(&remember));
+                std::thread::spawn(move || drop(serve(stream, &*answer, &remember)));
+            }
+        });
+        Ok(Self { port, done, asked })
+    }
+
+    fn reference(&self, rest: &str) -> String {
+        format!("oci://127.0.0.1:{}/{rest}", self.port)
+    }
+
+    fn asked(&self) -> Vec<String> {
+        self.asked.lock().map(|asked| asked.clone()).unwrap_or_default()
+    }
+}
+
+impl Drop for Liar {
+    fn drop(&mut self) {
+        self.done.store(true, Ordering::Relaxed);
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn serve(
+    stream: TcpStream,
+    answer: &dyn Fn(&str) -> Answer,
+    asked: &std::sync::Mutex<Vec<String>>,
+) -> std::io::Result<()> {
+    let mut reader = BufReader::new(stream.try_clone()?);
+    let mut stream = stream;
+    let (mut request, mut length) = (String::new(), 0);
+    reader.read_line(&mut request)?;
+    let mut whole = request.clone();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line)?;
+        if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+            length = value.trim().parse().unwrap_or(0);
+        }
+        whole.push_str(&line);
+        if line.trim().is_empty() {
+            break;
+        }
+    }
+    std::io::copy(&mut reader.take(length), &mut std::io::sink())?;
+    if let Ok(mut asked) = asked.lock() {
+        asked.push(whole);
+    }
+    match answer(&request) {
+        Answer::Body(status, body) => {
+            write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
+            stream.write_all(&body)
+        }
+        Answer::To(status, to) => {
+            write!(stream, "HTTP/1.1 {status}\r\nLocation: {to}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        }
+        Answer::Endless => {
+            stream.write_all(b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n")?;
+            loop {
+                stream.write_all(&[b' '; 1 << 16])?;
+            }
+        }
+        Answer::Nothing => Ok(()),
+    }
+}
+
+fn not_found() -> Answer {
+    Answer::Body("404 Not Found", Vec::new())
+}
+
+/// A small bundle, its manifest, and the layer's digest.
+fn bundle() -> Fallible<(Vec<u8>, Value)> {
+    let component = wat::parse_str(r#"(component (import "kilnbox:architecture/tensor@0.1.0" (instance)))"#)?;
+    let bytes = pack(&component, &Parts { name: "net".to_owned(), ..Parts::default() })?;
+    let config = br#"{"architecture":"wasm","os":"wasip2"}"#;
+    let manifest = json!({
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.wasm.config.v0+json", "digest": sha256_digest(config), "size": config.len()},
+        "layers": [{"mediaType": "application/wasm", "digest": sha256_digest(&bytes), "size": bytes.len()}],
+    });
+    Ok((bytes, manifest))
+}
+
+/// A registry that sends this manifest for everything, and this for blobs.
+fn sending(manifest: &Value, blob: impl Fn() -> Answer + Send + Sync + 'static) -> Fallible<Liar> {
+    let manifest = manifest.to_string().into_bytes();
+    Liar::start(move |request| match request {
+        _ if request.contains(".minisig") => not_found(),
+        _ if request.contains("/manifests/") => Answer::Body("200 OK", manifest.clone()),
+        _ => blob(),
+    })
+}
+
+#[test]
+fn a_registry_that_lies_is_found_out() -> Fallible {
+    let (bytes, manifest) = bundle()?;
+    let changed = |change: &dyn Fn(&mut Value)| {
+        let mut manifest = manifest.clone();
+        change(&mut manifest);
+        manifest
+    };
+    let honest = bytes.clone();
+    let send = move |bytes: &[u8]| {
+        let bytes = bytes.to_vec();
+        move || Answer::Body("200 OK", bytes.clone())
+    };
+    // The very same server is believed when it tells the truth.
+    let place = Place::new()?;
+    place.succeeds(&["pull", &sending(&manifest, send(&honest))?.reference("net:1"), "-o", "net.wasm"]);
+    assert!(place.read("net.wasm")? == bytes);
+
+    let mut other = bytes.clone();
+    other[8] ^= 1;
+    let longer = [bytes.clone(), vec![0; 100]].concat();
+    let cases: Vec<(Liar, &str)> = vec![
+        (sending(&manifest, send(&other))?, "damaged or was tampered with"),
+        (sending(&manifest, send(&longer))?, "it sends more than the"),
+        (sending(&manifest, send(&bytes[..bytes.len() - 1]))?, "damaged or was tampered with"),
+        (sending(&manifest, || Answer::Endless)?, "it sends more than the"),
+        (sending(&manifest, || Answer::Nothing)?, "cannot be reached"),
+        (sending(&manifest, || Answer::Body("500 Oh", b"\x1b[2J".to_vec()))?, "answers wrongly: 500"),
+        (
+            sending(&manifest, || Answer::Body("403 No", br#"{"errors":[{"message":"\u001b[2J no"}]}"#.to_vec()))?,
+            "does not allow that",
+        ),
+        (Liar::start(|_| Answer::Endless)?, "it sends more than the 65536 bytes"),
+        (Liar::start(|_| Answer::Nothing)?, "cannot be reached"),
+        (Liar::start(|_| not_found())?, "has no `oci://"),
+        (Liar::start(|_| Answer::To("307 Elsewhere", "/v2/".to_owned()))?, "answers wrongly: 307"),
+        (sending(&json!({"schemaVersion": 2}), not_found)?, "a manifest: missing field"),
+        (sending(&json!([]), not_found)?, "a manifest: "),
+        (
+            sending(&changed(&|manifest| manifest["layers"][0]["size"] = json!(1_u64 << 40)), send(&bytes))?,
+            "at most 67108864 is accepted",
+        ),
+        (
+            sending(&changed(&|manifest| manifest["layers"][0]["size"] = json!(bytes.len() + 1)), send(&bytes))?,
+            "and its descriptor says",
+        ),
+        (
+            sending(
+                &changed(&|manifest| manifest["layers"][0]["digest"] = json!("sha256:../../etc/passwd")),
+                send(&bytes),
+            )?,
+            "is no digest",
+        ),
+        (
+            sending(
+                &changed(&|manifest| manifest["layers"] = json!([manifest["layers"][0], manifest["layers"][0]])),
+                send(&bytes),
+            )?,
+            "2 layers where exactly one",
+        ),
+        (
+            sending(
+                &changed(&|manifest| {
+                    manifest["config"]["mediaType"] = json!("application/vnd.oci.image.config.v1+json")
+                }),
+                send(&bytes),
+            )?,
+            "neither a component nor a model",
+        ),
+    ];
+    for (registry, words) in &cases {
+        let place = Place::new()?;
+        place.fails(&["pull", &registry.reference("net:1"), "-o", "net.wasm"], words);
+        place.train_from(&registry.reference("net:1"))?;
+        place.fails(&["train", "options.yaml"], words);
+        let left = place.0.entries()?;
+        assert!(
+            !left.iter().any(|entry| entry.ends_with(".wasm") || entry.ends_with(".lock") || entry.ends_with(".tmp")),
+            "{left:?}"
+        );
+    }
+
+    // Another manifest than the one whose digest was asked for.
+    let registry = sending(&manifest, send(&bytes))?;
+    let digest = sha256_digest(b"another manifest");
+    place.fails(
+        &["pull", &registry.reference(&format!("net@{digest}")), "-o", "x.wasm"],
+        "damaged or was tampered with",
+    );
+    Ok(())
+}
+
+#[test]
+fn a_registry_sends_nobody_to_where_it_should_not() -> Fallible {
+    let (bytes, manifest) = bundle()?;
+    let elsewhere = Liar::start(move |_| Answer::Body("200 OK", bytes.clone()))?;
+    let port = elsewhere.port;
+    for to in [
+        format!("http://127.0.0.1:{port}/secret"),
+        format!("//127.0.0.1:{port}/x"),
+        "file:///etc/passwd".to_owned(),
+        "nonsense".to_owned(),
+    ] {
+        let registry = sending(&manifest, move || Answer::To("307 Elsewhere", to.clone()))?;
+        let place = Place::new()?;
+        // Credentials for it, of which nobody else may hear.
+        let host = format!("127.0.0.1:{}", registry.port);
+        place
+            .write("docker/config.json", json!({"auths": {host: {"auth": "a2lsbjpvcGVuIHNlc2FtZQ=="}}}).to_string())?;
+        place.fails(&["pull", &registry.reference("net:1"), "-o", "net.wasm"], "answers wrongly");
+    }
+    assert!(elsewhere.asked().is_empty(), "{:?}", elsewhere.asked());
+
+    // For ever in a circle.
+    let registry = sending(&manifest, || Answer::To("307 Elsewhere", "/v2/net/blobs/again".to_owned()))?;
+    let place = Place::new()?;
+    place.fails(&["pull", &registry.reference("net:1"), "-o", "net.wasm"], "answers wrongly: 307");
+    assert!(registry.asked().len() < 20, "{}", registry.asked().len());
+
+    // A password is sent to nobody without TLS, whoever asks for it.
+    let place = Place::with_bundle()?;
+    place.write(
+        "docker/config.json",
+        json!({"auths": {"registry.example.org": {"auth": "a2lsbjpvcGVuIHNlc2FtZQ=="}}}).to_string(),
+    )?;
+    place.fails(&["push", "net.wasm", "oci://registry.example.org/net:1", "--plain-http"], "not sent over plain HTTP");
+    Ok(())
+}
+
+/// Where the upload goes is the registry's word; content and password follow it nowhere else.
+#[test]
+fn what_is_pushed_goes_to_the_registry_alone() -> Fallible {
+    let elsewhere = Liar::start(|_| Answer::Body("201 Created", Vec::new()))?;
+    let port = elsewhere.port;
+    let registry = Liar::start(move |request| match request {
+        _ if request.starts_with("HEAD") => not_found(),
+        _ => Answer::To("202 Accepted", format!("http://127.0.0.1:{port}/upload")),
+    })?;
+    let place = Place::with_bundle()?;
+    place.fails(&["push", "net.wasm", &registry.reference("net:1")], "it wants the content sent elsewhere");
+    let registry = Liar::start(move |request| match request {
+        _ if request.starts_with("HEAD") => not_found(),
+        _ => Answer::To("307 Elsewhere", format!("http://127.0.0.1:{port}/")),
+    })?;
+    place.fails(&["push", "net.wasm", &registry.reference("net:1")], "answers wrongly");
+    assert!(elsewhere.asked().is_empty());
+    Ok(())
+}
