@@ -58,7 +58,7 @@ impl Ending {
         Self { outcome: Outcome::InputError, message: message.into() }
     }
 
-    /// The ending of work in the sandbox. A bug of the host is none: it fails the test.
+    /// The ending of work in the sandbox. A bug of the host, or a device that fails, is none: it fails the test.
     pub fn of<T>(result: Result<T, HostError>) -> Fallible<Self> {
         let Err(error) = result else { return Ok(Self::harmless("")) };
         let outcome = match &error {
@@ -67,7 +67,7 @@ impl Ending {
             HostError::Trapped { .. } => Outcome::Trapped,
             HostError::Limit { limit, .. } => Outcome::Limit(limit),
             HostError::Data(_) => Outcome::InputError,
-            HostError::Bug(_) => return Err(error.to_string().into()),
+            HostError::Device { .. } | HostError::Bug(_) => return Err(error.to_string().into()),
         };
         Ok(Self { outcome, message: error.to_string() })
     }
