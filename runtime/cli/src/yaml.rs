@@ -183,7 +183,22 @@ impl Node {
             return Err(malformed());
         }
         let node = Self::parse_override(value, text)?;
+        // Options are written into the folder of a run, and have to be read from there.
+        if keys.len() + node.depth() > MAX_DEPTH {
+            return Err(CliError::input(format!(
+                "in override `-r {text}`: it is nested too deeply: at most {MAX_DEPTH} levels are read"
+            )));
+        }
         self.set(&keys, node, text)
+    }
+
+    /// How many sections and lists lie in one another here.
+    fn depth(&self) -> usize {
+        match &self.value {
+            Value::Map(entries) => 1 + entries.iter().map(|entry| entry.node.depth()).max().unwrap_or(0),
+            Value::List(items) => 1 + items.iter().map(Self::depth).max().unwrap_or(0),
+            _ => 0,
+        }
     }
 
     fn set(&mut self, keys: &[&str], node: Self, text: &str) -> Result<(), CliError> {
@@ -462,13 +477,22 @@ impl<'a> Section<'a> {
     ///
     /// # Errors
     ///
-    /// When the node is no map.
+    /// When the node is no map, or a key has `${...}` in it.
     pub fn new(node: &'a Node, path: impl Into<String>) -> Result<Self, CliError> {
         let path = path.into();
-        match node.entries() {
-            Some(entries) => Ok(Self { path, node, entries }),
-            None => Err(Field { path, node }.wrong("a section with keys")),
+        let Some(entries) = node.entries() else {
+            return Err(Field { path, node }.wrong("a section with keys"));
+        };
+        // Names become values elsewhere, where this is refused: a target's is the key that is read unless another is given.
+        if let Some(entry) = entries.iter().find(|entry| entry.key.contains("${")) {
+            let key = join(&path, &crate::log::printable(&entry.key));
+            return Err(CliError::input(format!(
+                "{}: the key `{key}`: `${{...}}` is not replaced by kilnbox",
+                entry.key_place
+            ))
+            .hint("write the name itself"));
         }
+        Ok(Self { path, node, entries })
     }
 
     /// Refuses every key that is not in `keys`, with the nearest one as a hint.
@@ -799,9 +823,15 @@ mod tests {
             ("s.t=1", "`t` cannot be set inside the integer `1`"),
             ("l.7=1", "`7` picks no item of a list of 1"),
         ];
-        for (text, expected) in cases {
+        // Two levels more than the path has.
+        let deep = |keys: usize| format!("{}a={{b: {{c: 1}}}}", "a.".repeat(keys - 1));
+        let mut node = Node::parse("s: 1\n", "o.yaml").expect("the text is YAML");
+        node.apply_override(&deep(MAX_DEPTH - 2)).expect("it is as deep as may be");
+        let cases = cases.map(|(text, expected)| (text.to_owned(), expected));
+        for (text, expected) in cases.into_iter().chain([(deep(MAX_DEPTH - 1), "nested too deeply: at most 32 levels")])
+        {
             let mut node = Node::parse("s: 1\nl: [1]\n", "o.yaml").expect("the text is YAML");
-            let message = node.apply_override(text).expect_err("the override is refused").to_string();
+            let message = node.apply_override(&text).expect_err("the override is refused").to_string();
             assert!(message.contains(expected), "{message}");
         }
     }

@@ -139,6 +139,10 @@ fn wrong_values_are_refused_with_what_was_expected() {
         ("base_precision: 31", "`base_precision` must be 16, 32 or 64"),
         ("device: cdua", "hint: use `cuda`"),
         ("device: ${default_device:}", "`${...}` is not replaced by kilnbox"),
+        (
+            "test_set: {systems: a.xyz, targets: {\"mtt::${u}\": {}}}",
+            "the key `test_set.targets.mtt::${u}`: `${...}` is not",
+        ),
         ("final_eval: 1", "`final_eval` must be `true` or `false`, and is the integer `1`"),
         ("print_stats: 3", "`print_stats` must be `true`, `false` or `auto`"),
         ("wandb: {}", "`wandb` is not supported"),
