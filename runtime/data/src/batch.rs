@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
+use rayon::prelude::*;
+
 use crate::DataError;
 use crate::dataset::{Dataset, Stream};
 use crate::neighbor_list::{Geometry, MOST_PAIRS, PairList, Pairs, neighbor_list_within, too_many};
@@ -19,6 +21,8 @@ const LARGE_BATCH: u64 = 64 << 20;
 const LARGEST_BATCH: u64 = 2 << 30;
 /// The most neighbour lists of one batch; an architecture has one or two cutoffs.
 const MOST_LISTS: usize = 16;
+/// The structures whose neighbours are searched side by side, before what they take is counted.
+const LISTS_AT_ONCE: usize = 16;
 /// The most targets and further data of one batch.
 const MOST_TARGETS: usize = 1000;
 
@@ -221,15 +225,18 @@ impl Dataset {
             )));
         }
         let targets = self.targets(&options)?;
-        for (place, batch) in batches.iter().enumerate() {
-            let bytes = self.bytes_of(batch, &targets)?;
+        let mut wanted = Vec::with_capacity(batches.len());
+        for (place, batch) in batches.into_iter().enumerate() {
+            let stored = batch.iter().map(|&index| self.stored(index)).collect::<Result<Vec<u32>, _>>()?;
+            let bytes = self.bytes_of(&stored, &targets);
             if bytes > LARGEST_BATCH {
                 return Err(DataError::new(format!(
                     "batch {place} has {} systems, which need {bytes} bytes with their targets, more than {LARGEST_BATCH}",
-                    batch.len()
+                    stored.len()
                 ))
                 .with_hint("make batches smaller"));
             }
+            wanted.push((stored, bytes));
         }
         let stream = self.open_stream()?;
         let dataset = self.clone();
@@ -239,11 +246,16 @@ impl Dataset {
             std::thread::Builder::new().name("batches".to_owned()).spawn(move || {
                 // Dropped however this ends, so that nobody waits for a batch that will not come.
                 let _finish = Finish(&desk);
-                for batch in &batches {
-                    match dataset.prepare(batch, &options, &desk) {
-                        Some(batch) => desk.put(batch),
-                        None => break,
+                for (stored, bytes) in wanted {
+                    // Nobody wants it any more, or did not while it was made.
+                    if !desk.is_wanted(bytes) {
+                        break;
                     }
+                    let batch = dataset.collate(&stored, &options, bytes, &desk);
+                    if desk.is_stopped() {
+                        break;
+                    }
+                    desk.put(batch);
                 }
             })
         }
@@ -255,34 +267,19 @@ impl Dataset {
         options.targets.iter().chain(&options.extra_data).map(|name| self.find(name)).collect()
     }
 
-    /// The size of a batch without its neighbour lists; at least what it will be.
-    fn bytes_of(&self, batch: &[u32], targets: &[&TargetData]) -> Result<u64, DataError> {
+    /// The size of a batch of stored structures without its neighbour lists; at least what it will be.
+    fn bytes_of(&self, stored: &[u32], targets: &[&TargetData]) -> u64 {
         /// A position, a type, the number of the system.
         const OF_ATOM: u64 = 24 + 4 + 8;
         /// A cell, its periodicity, the number of atoms.
         const OF_SYSTEM: u64 = 72 + 3 + 4;
         let mut bytes = 0_u64;
-        for &index in batch {
-            let atoms = u64::from(self.atom_count(self.stored(index)?));
+        for &index in stored {
+            let atoms = u64::from(self.atom_count(index));
             let of_targets: u64 = targets.iter().map(|target| target.bytes_of(atoms)).sum();
             bytes = bytes.saturating_add(OF_SYSTEM + OF_ATOM * atoms + of_targets);
         }
-        Ok(bytes)
-    }
-
-    /// One batch, when it is wanted; none if nobody wants it any more.
-    fn prepare(&self, batch: &[u32], options: &BatchOptions, desk: &Desk) -> Option<Result<BatchData, DataError>> {
-        let targets = self.targets(options).and_then(|targets| self.bytes_of(batch, &targets));
-        let bytes = match targets {
-            Ok(bytes) => bytes,
-            Err(error) => return Some(Err(error)),
-        };
-        let stored: Result<Vec<u32>, DataError> = batch.iter().map(|&index| self.stored(index)).collect();
-        if !desk.is_wanted(bytes) {
-            return None;
-        }
-        let collated = stored.and_then(|stored| self.collate(&stored, options, bytes, desk));
-        (!desk.is_stopped()).then_some(collated)
+        bytes
     }
 
     fn collate(
@@ -313,11 +310,15 @@ impl Dataset {
         let mut left = MOST_PAIRS;
         for request in &options.neighbor_lists {
             let mut lists = Vec::with_capacity(stored.len());
-            for &index in stored {
-                let list = self.neighbor_list(index, request, &desk.stopped)?;
-                left = left.checked_sub(list.len()).ok_or_else(|| too_many(request.cutoff))?;
-                bytes += PairList::BYTES_OF_PAIR * list.len() as u64;
-                lists.push(list);
+            for some in stored.chunks(LISTS_AT_ONCE) {
+                let find = |&index: &u32| self.neighbor_list(index, request, &desk.stopped);
+                // Collected with their errors, so that the first one is told, whichever was found first.
+                for list in some.par_iter().map(find).collect::<Vec<_>>() {
+                    let list = list?;
+                    left = left.checked_sub(list.len()).ok_or_else(|| too_many(request.cutoff))?;
+                    bytes += PairList::BYTES_OF_PAIR * list.len() as u64;
+                    lists.push(list);
+                }
                 if bytes > LARGE_BATCH && !desk.is_wanted(bytes) {
                     return Err(DataError::new("nobody waits for this batch any more"));
                 }
