@@ -4,11 +4,15 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::context::Stop;
+use crate::kernel::fill::in_parts;
+use crate::kernel::{Real, for_float, vectorised};
 use crate::tensor::checked_bytes;
 use crate::{DType, Device, Misuse, Tensor};
 
 /// The words of a stream: 2^64 blocks of 16.
 const STREAM_WORDS: u128 = 1 << 68;
+/// The elements that are made together; even.
+const PART: usize = 1 << 12;
 
 /// A stream of random numbers that can be kept and continued.
 #[derive(Clone, Debug)]
@@ -58,15 +62,10 @@ impl Random {
         if !(low.is_finite() && high.is_finite() && low <= high) {
             return Err(Misuse::new(NAME, format!("bounds are {low} and {high}, expected finite and in order")));
         }
-        let width = high - low;
-        self.fill(NAME, device, shape, dtype, |random| {
-            let part = random.unit();
-            // Bounds so far apart that their difference is no number.
-            if width.is_finite() { low + width * part } else { low * (1.0 - part) + high * part }
-        })
+        self.fill(NAME, device, shape, dtype, Distribution::Uniform { low, high })
     }
 
-    /// Normal with this mean and standard deviation, by the method of Box and Muller.
+    /// Normal with this mean and standard deviation, by the method of Box and Muller: two at a time.
     ///
     /// # Errors
     /// A number is not finite, the deviation is negative, or `dtype` is not floating-point.
@@ -87,11 +86,7 @@ impl Random {
                 ),
             ));
         }
-        self.fill(NAME, device, shape, dtype, |random| {
-            // 1 - u is never 0, so the logarithm is finite.
-            let radius = (-2.0 * (1.0 - random.unit()).ln()).sqrt();
-            mean + standard_deviation * radius * (std::f64::consts::TAU * random.unit()).cos()
-        })
+        self.fill(NAME, device, shape, dtype, Distribution::Normal { mean, standard_deviation })
     }
 
     /// The numbers `0 .. count` in random order (Fisher and Yates).
@@ -127,11 +122,6 @@ impl Random {
         Ok(())
     }
 
-    /// Uniform in `[0, 1)` with 53 bits.
-    fn unit(&mut self) -> f64 {
-        (self.generator.next_u64() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
     /// Uniform in `0 .. bound` without bias: draws that would favour small numbers are rejected.
     fn below(&mut self, bound: u64) -> u64 {
         let accepted = u64::MAX - u64::MAX % bound;
@@ -143,28 +133,110 @@ impl Random {
         }
     }
 
+    /// A tensor of numbers with this distribution. Every element has its own place in the stream, so that threads can share them out.
     fn fill(
         &mut self,
         operation: &'static str,
         device: &Device,
         shape: &[usize],
         dtype: DType,
-        mut draw: impl FnMut(&mut Self) -> f64,
+        distribution: Distribution,
     ) -> Result<Tensor, Misuse> {
         if !dtype.is_float() {
             return Err(Misuse::new(operation, format!("dtype is {dtype}, expected float32 or float64")));
         }
         let bytes = checked_bytes(operation, shape, dtype)?;
         drop(crate::memory::reserve(operation, bytes)?);
-        let stop = Stop::current();
-        let draw = |_| {
-            stop.check();
-            draw(self)
-        };
-        let values: Vec<f64> = (0..bytes / dtype.size()).map(draw).collect();
-        Tensor::from_float64(device, shape, &values, dtype)
+        let count = bytes / dtype.size();
+        let start = self.generator.get_word_pos();
+        for_float!(dtype, R => {
+            let position = |element: usize| (start + R::WORDS * element as u128) % STREAM_WORDS;
+            let values = in_parts::<R>(count, PART, |part, out| {
+                let mut generator = self.generator.clone();
+                generator.set_word_pos(position(part * PART));
+                let mut units = R::units(&mut generator, out.len().next_multiple_of(2));
+                vectorised(#[inline(always)] || distribution.shape(&mut units));
+                out.copy_from_slice(&units[..out.len()]);
+            });
+            let tensor = Tensor::from_values(operation, device, shape, values, dtype);
+            self.generator.set_word_pos(position(count.next_multiple_of(2)));
+            tensor
+        })
     }
 }
+
+/// How numbers spread.
+#[derive(Clone, Copy, Debug)]
+enum Distribution {
+    Uniform { low: f64, high: f64 },
+    Normal { mean: f64, standard_deviation: f64 },
+}
+
+impl Distribution {
+    /// Makes numbers of this distribution of units, an even number of them.
+    #[inline(always)]
+    fn shape<R: Real>(self, units: &mut [R]) {
+        let real = R::from_f64;
+        match self {
+            Self::Uniform { low, high } => {
+                let width = real(high - low);
+                let (low, high, one) = (real(low), real(high), real(1.0));
+                if width.to_f64().is_finite() {
+                    for unit in units {
+                        *unit = unit.mul_add(width, low);
+                    }
+                } else {
+                    // Bounds so far apart that their difference is no number.
+                    for unit in units {
+                        *unit = low * (one - *unit) + high * *unit;
+                    }
+                }
+            }
+            Self::Normal { mean, standard_deviation } => {
+                let (mean, deviation, one, turn) =
+                    (real(mean), real(standard_deviation), real(1.0), real(std::f64::consts::TAU));
+                let minus_two = real(-2.0);
+                let half = units.len() / 2;
+                let (first, second) = units.split_at_mut(half);
+                for (first, second) in first.iter_mut().zip(second) {
+                    // 1 - u is never 0, so the logarithm is finite.
+                    let radius = deviation * (minus_two * (one - *first).log()).sqrt();
+                    let (sine, cosine) = (turn * *second).sin_cos();
+                    (*first, *second) = (radius.mul_add(cosine, mean), radius.mul_add(sine, mean));
+                }
+            }
+        }
+    }
+}
+
+/// Numbers that are drawn as bits.
+trait Unit: Real {
+    /// The words of the stream that one takes.
+    const WORDS: u128;
+
+    /// Uniform in `[0, 1)`, with as many bits as the fraction has.
+    fn units(generator: &mut ChaCha8Rng, count: usize) -> Vec<Self>;
+}
+
+macro_rules! unit {
+    ($type:ident, $word:ident, $words:literal) => {
+        impl Unit for $type {
+            const WORDS: u128 = $words;
+
+            fn units(generator: &mut ChaCha8Rng, count: usize) -> Vec<Self> {
+                let mut words = vec![0 as $word; count];
+                generator.fill_bytes(bytemuck::cast_slice_mut(&mut words));
+                let step = 1.0 / (1_u64 << Self::MANTISSA_DIGITS) as Self;
+                let unit =
+                    |word: &$word| ($word::from_le(*word) >> ($word::BITS - Self::MANTISSA_DIGITS)) as Self * step;
+                words.iter().map(unit).collect()
+            }
+        }
+    };
+}
+
+unit!(f32, u32, 1);
+unit!(f64, u64, 2);
 
 #[cfg(test)]
 mod tests {
@@ -193,9 +265,26 @@ mod tests {
     }
 
     #[test]
+    fn the_stream_goes_on_behind_what_was_drawn() {
+        for count in [0, 1, 2, PART - 1, PART, 3 * PART + 5] {
+            for (dtype, bytes) in [(DType::Float32, 4), (DType::Float64, 8)] {
+                let mut random = Random::new(9);
+                random.uniform(&Device::cpu(), &[count], 0.0, 1.0, dtype).unwrap();
+                let mut expected = Random::new(9);
+                expected.bytes(bytes * count.next_multiple_of(2));
+                assert_eq!(random.state(), expected.state(), "{count} of {dtype}");
+            }
+        }
+    }
+
+    #[test]
     fn normal_numbers_have_the_moments_asked_for() {
         let values = Random::new(3).normal(&Device::cpu(), &[100_000], 2.0, 3.0, DType::Float64);
         let values = values.and_then(|tensor| tensor.read_float64()).unwrap_or_default();
+        // Sine and cosine of one angle lie half a part apart.
+        let overlap = values.chunks(PART).flat_map(|part| part.iter().zip(&part[part.len() / 2..]));
+        let correlation = overlap.map(|(a, b)| (a - 2.0) * (b - 2.0)).sum::<f64>() / 5e4;
+        assert!(correlation.abs() < 5.0 * 9.0 / 5e4_f64.sqrt(), "{correlation}");
         let mean = values.iter().sum::<f64>() / 1e5;
         let variance = values.iter().map(|value| (value - mean).powi(2)).sum::<f64>() / 1e5;
         // Five standard errors of the mean (3 / sqrt(1e5)) and of the variance (9 sqrt(2 / 1e5)).

@@ -228,7 +228,10 @@ impl<'a> Sequence<'a> {
     /// A new tensor of this kind, tracked now and then. One that would not fit becomes a scalar.
     fn made(&mut self, dtype: DType, shape: &[usize]) -> Value {
         let room = self.quota.limit().saturating_sub(self.quota.used()) / 4;
-        let kind = Kind::new(dtype, shape).filter(|kind| kind.bytes() <= room.min(1 << 16));
+        // What is made by a cast has to fit before it, too, however few elements there are.
+        let before = if dtype == DType::Int32 { DType::Int64 } else { dtype };
+        let fits = Kind::new(before, shape).is_some_and(|kind| kind.bytes() <= room.min(1 << 16));
+        let kind = Kind::new(dtype, shape).filter(|_| fits);
         let Some(kind) = kind.or_else(|| Kind::new(dtype, &[])) else { unreachable!("a scalar may be") };
         let count = kind.count();
         // A few elements are chosen, and the others repeat them.

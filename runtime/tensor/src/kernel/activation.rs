@@ -24,7 +24,7 @@ pub(crate) enum Activation {
 fn sigmoid_pair<R: Real>(a: R) -> (R, R) {
     let one = R::from_f64(1.0);
     let positive = a > R::default();
-    let exponential = (if positive { -a } else { a }).exp();
+    let exponential = (if positive { -a } else { a }).exp_of_negative();
     let large = one / (one + exponential);
     let small = exponential * large;
     if positive { (large, small) } else { (small, large) }
@@ -102,14 +102,14 @@ impl<R: Real> Derivative<R> {
 }
 
 /// `value` of each element, times `factor` where there is one. A loop of its own for each function: only one without inner loops is vectorised.
-fn evaluated<R: Real>(a: &[R], factor: Option<&[R]>, value: impl Fn(R) -> R + Send + Sync) -> Vec<R> {
+fn evaluated<R: Real>(a: &[R], factor: Option<&[R]>, value: impl Fn(R) -> R + Copy + Send + Sync) -> Vec<R> {
     match factor {
         None => map(a, value),
         Some(factor) => zip(
             a,
             factor,
             #[inline(always)]
-            |a, factor| factor * value(a),
+            move |a, factor| factor * value(a),
         ),
     }
 }

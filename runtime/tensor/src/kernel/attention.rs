@@ -9,7 +9,7 @@ use burn_dispatch::DispatchTensor;
 
 use super::fill::in_uneven_parts;
 use super::segment::Groups;
-use super::{Real, for_float};
+use super::{Real, for_float, softmax};
 use crate::Tensor;
 use crate::context::Stop;
 use crate::memory::Reservation;
@@ -218,40 +218,29 @@ pub(crate) fn softmax(scores: &Tensor, neighbourhoods: &Neighbourhoods) -> Dispa
     let host = scores.host();
     for_float!(scores.dtype(), R => {
         let values = for_each_row::<R, 1>([host.values()], neighbourhoods, #[inline(always)] |[row], out| {
-            let largest = row.iter().fold(row[0], #[inline(always)] |a, b| if *b > a { *b } else { a });
-            out.iter_mut().zip(row).for_each(|(out, score)| *out = (*score - largest).exp());
-            let scale = R::from_f64(1.0) / total(out.iter().copied());
-            out.iter_mut().for_each(|out| *out *= scale);
+            softmax::value(row, out);
         });
         from_host(values, scores.shape(), scores.dtype())
     })
 }
 
-/// `y (g - <y, g>)` for every row: the product with the Jacobian of the softmax `y`, which is symmetric.
+/// The product of every row with the Jacobian of the softmax `y`.
 pub(crate) fn softmax_product(y: &Tensor, g: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
     let (y_host, g_host) = (y.host(), g.host());
     for_float!(y.dtype(), R => {
         let inputs = [y_host.values(), g_host.values()];
-        let values = for_each_row::<R, 2>(inputs, neighbourhoods, #[inline(always)] |[y, g], out| {
-            let overlap = total(y.iter().zip(g).map(|(y, g)| *y * *g));
-            out.iter_mut().zip(y.iter().zip(g)).for_each(|(out, (y, g))| *out = *y * (*g - overlap));
-        });
+        let values = for_each_row::<R, 2>(inputs, neighbourhoods, #[inline(always)] |rows, out| softmax::product(rows, out));
         from_host(values, y.shape(), y.dtype())
     })
 }
 
-/// `u g - u <y, g> - g <y, u>` for every row: the gradient of `<u, y (g - <y, g>)>` by `y`.
+/// For every row, the gradient by `y` of that product's with `u`.
 pub(crate) fn softmax_curvature([y, g, u]: [&Tensor; 3], neighbourhoods: &Neighbourhoods) -> DispatchTensor {
     let hosts = [y, g, u].map(Tensor::host);
     for_float!(y.dtype(), R => {
         let inputs = [hosts[0].values(), hosts[1].values(), hosts[2].values()];
-        let values = for_each_row::<R, 3>(inputs, neighbourhoods, #[inline(always)] |[y, g, u], out| {
-            let with_g = total(y.iter().zip(g).map(|(y, g)| *y * *g));
-            let with_u = total(y.iter().zip(u).map(|(y, u)| *y * *u));
-            for k in 0..out.len() {
-                out[k] = u[k] * (g[k] - with_g) - g[k] * with_u;
-            }
-        });
+        let values =
+            for_each_row::<R, 3>(inputs, neighbourhoods, #[inline(always)] |rows, out| softmax::curvature(rows, out));
         from_host(values, y.shape(), y.dtype())
     })
 }

@@ -4,15 +4,20 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::{PARALLEL, Real, vectorised};
+use super::{PARALLEL, vectorised};
 use crate::context::Stop;
 
 /// The least elements that one task fills: enough to make handing it out cheap, few enough to stay in the nearest cache.
 const TASK: usize = 1 << 12;
 
+/// What vectors are filled with.
+pub(crate) trait Fill: Copy + Default + Send + Sync {}
+
+impl<T: Copy + Default + Send + Sync> Fill for T {}
+
 /// `count` elements in parts of `width`, the last of which may be shorter: `fill(k, part)` writes part `k`, whose elements are 0 before. It
 /// runs compiled for the vector unit at hand, and must be marked `#[inline(always)]`.
-pub(crate) fn in_parts<R: Real>(count: usize, width: usize, fill: impl Fn(usize, &mut [R]) + Send + Sync) -> Vec<R> {
+pub(crate) fn in_parts<T: Fill>(count: usize, width: usize, fill: impl Fn(usize, &mut [T]) + Send + Sync) -> Vec<T> {
     filled(
         count,
         width,
@@ -22,13 +27,13 @@ pub(crate) fn in_parts<R: Real>(count: usize, width: usize, fill: impl Fn(usize,
 }
 
 /// Parts of these sizes one after another, each filled as by [`in_parts`]. Below `work` of [`PARALLEL`] one thread does it.
-pub(crate) fn in_uneven_parts<R: Real>(
+pub(crate) fn in_uneven_parts<T: Fill>(
     sizes: impl Iterator<Item = usize> + Clone,
     work: usize,
-    fill: impl Fn(usize, &mut [R]) + Send + Sync,
-) -> Vec<R> {
+    fill: impl Fn(usize, &mut [T]) + Send + Sync,
+) -> Vec<T> {
     let count = sizes.clone().sum();
-    let mut values: Vec<R> = Vec::with_capacity(count);
+    let mut values: Vec<T> = Vec::with_capacity(count);
     let mut rest = &mut values.spare_capacity_mut()[..count];
     let mut parts = Vec::with_capacity(sizes.size_hint().0);
     for (k, size) in sizes.enumerate() {
@@ -38,7 +43,7 @@ pub(crate) fn in_uneven_parts<R: Real>(
     }
     assert!(rest.is_empty(), "the parts cover the whole");
     let stop = Stop::current();
-    let run = |(k, part): (usize, &mut [MaybeUninit<R>])| {
+    let run = |(k, part): (usize, &mut [MaybeUninit<T>])| {
         stop.check();
         vectorised(
             #[inline(always)]
@@ -61,23 +66,23 @@ pub(crate) fn in_uneven_parts<R: Real>(
 /// Zeroes the slots of a part just before it is filled, by the thread that fills it: zeroing the whole vector beforehand would send it through the caches
 /// twice.
 #[inline(always)]
-fn zeroed<R: Real>(slots: &mut [MaybeUninit<R>]) -> &mut [R] {
+fn zeroed<T: Fill>(slots: &mut [MaybeUninit<T>]) -> &mut [T] {
     slots.iter_mut().for_each(|slot| {
-        slot.write(R::default());
+        slot.write(T::default());
     });
-    // SAFETY: every slot was written in the lines above, and `MaybeUninit<R>` has the layout of `R`.
+    // SAFETY: every slot was written in the lines above, and `MaybeUninit<T>` has the layout of `T`.
     #[expect(unsafe_code, reason = "a slice of written slots has no safe name yet")]
     unsafe {
-        &mut *(std::ptr::from_mut(slots) as *mut [R])
+        &mut *(std::ptr::from_mut(slots) as *mut [T])
     }
 }
 
 /// `count` elements in parts of `width`: `values(k, size)` gives those of part `k`, as many as `size` says.
-fn from_values<R: Real, I: Iterator<Item = R>>(
+fn from_values<T: Fill, I: Iterator<Item = T>>(
     count: usize,
     width: usize,
     values: impl Fn(usize, usize) -> I + Send + Sync,
-) -> Vec<R> {
+) -> Vec<T> {
     filled(
         count,
         width,
@@ -94,14 +99,14 @@ fn from_values<R: Real, I: Iterator<Item = R>>(
 }
 
 /// `count` elements in parts of `width`. `write` MUST write every slot of its part: it is private to this file.
-fn filled<R: Real>(count: usize, width: usize, write: impl Fn(usize, &mut [MaybeUninit<R>]) + Send + Sync) -> Vec<R> {
+fn filled<T: Fill>(count: usize, width: usize, write: impl Fn(usize, &mut [MaybeUninit<T>]) + Send + Sync) -> Vec<T> {
     let width = width.max(1);
     // Whole parts make a task.
     let parts_per_task = TASK.div_ceil(width);
-    let mut values: Vec<R> = Vec::with_capacity(count);
+    let mut values: Vec<T> = Vec::with_capacity(count);
     let slots = &mut values.spare_capacity_mut()[..count];
     let stop = Stop::current();
-    let task = |(task, slots): (usize, &mut [MaybeUninit<R>])| {
+    let task = |(task, slots): (usize, &mut [MaybeUninit<T>])| {
         stop.check();
         vectorised(
             #[inline(always)]
@@ -118,7 +123,7 @@ fn filled<R: Real>(count: usize, width: usize, write: impl Fn(usize, &mut [Maybe
     } else {
         slots.par_chunks_mut(task_size).enumerate().for_each(task);
     }
-    // SAFETY: the tasks cover all `count` slots, and both callers' `write` writes every slot of a part or panics; had one panicked, this line would not be
+    // SAFETY: the tasks cover all `count` slots, and every caller's `write`, in this file, writes every slot of a part or panics; had one panicked, this line would not be
     // reached.
     #[expect(unsafe_code, reason = "the vector was filled through its spare capacity")]
     unsafe {
@@ -127,8 +132,53 @@ fn filled<R: Real>(count: usize, width: usize, write: impl Fn(usize, &mut [Maybe
     values
 }
 
+/// `count` elements in rows of `width`: row `k` is a copy of what begins at `start(k)`. However wide rows are, all threads copy.
+pub(crate) fn copied<T: Fill>(
+    values: &[T],
+    count: usize,
+    width: usize,
+    start: impl Fn(usize) -> usize + Send + Sync,
+) -> Vec<T> {
+    filled(count, TASK, |k, slots| {
+        let (mut row, mut column) = (k * TASK / width, k * TASK % width);
+        let mut rest = slots;
+        while !rest.is_empty() {
+            let size = rest.len().min(width - column);
+            let (slots, after) = rest.split_at_mut(size);
+            slots.write_copy_of_slice(&values[start(row) + column..][..size]);
+            (row, column, rest) = (row + 1, 0, after);
+        }
+    })
+}
+
+/// `rows` rows, each made of a row of each part; part `i` has rows of `widths[i]`.
+pub(crate) fn joined<T: Fill>(parts: &[&[T]], widths: &[usize], rows: usize) -> Vec<T> {
+    let width: usize = widths.iter().sum();
+    filled(rows * width, TASK, |k, slots| {
+        let (mut row, mut column) = (k * TASK / width, k * TASK % width);
+        let mut part = 0;
+        while column >= widths[part] {
+            column -= widths[part];
+            part += 1;
+        }
+        let mut rest = slots;
+        while !rest.is_empty() {
+            let size = rest.len().min(widths[part] - column);
+            let (slots, after) = rest.split_at_mut(size);
+            slots.write_copy_of_slice(&parts[part][row * widths[part] + column..][..size]);
+            (part, column, rest) = (part + 1, 0, after);
+            if part == parts.len() {
+                (part, row) = (0, row + 1);
+            }
+        }
+    })
+}
+
+// The functions below copy what `value` has captured for each part. Were it read through a reference, it would have to be read anew after each element that is written, and
+// loops would not be vectorised; so closures should capture numbers by value, with `move`.
+
 /// `value(element)` for every element of `a`, in order.
-pub(crate) fn map<R: Real>(a: &[R], value: impl Fn(R) -> R + Send + Sync) -> Vec<R> {
+pub(crate) fn map<A: Fill, T: Fill>(a: &[A], value: impl Fn(A) -> T + Copy + Send + Sync) -> Vec<T> {
     from_values(
         a.len(),
         TASK,
@@ -136,14 +186,28 @@ pub(crate) fn map<R: Real>(a: &[R], value: impl Fn(R) -> R + Send + Sync) -> Vec
         |k, size| {
             a[k * TASK..][..size].iter().map(
                 #[inline(always)]
-                |a| value(*a),
+                move |a| value(*a),
             )
         },
     )
 }
 
+/// `fill(part, out)` writes the values of a part of `a`, in order; they are 0 before.
+pub(crate) fn map_parts<A: Fill, T: Fill>(a: &[A], fill: impl Fn(&[A], &mut [T]) + Send + Sync) -> Vec<T> {
+    in_parts(
+        a.len(),
+        TASK,
+        #[inline(always)]
+        |k, out| fill(&a[k * TASK..][..out.len()], out),
+    )
+}
+
 /// `value(a, b)` for the elements of two slices of one length.
-pub(crate) fn zip<R: Real>(a: &[R], b: &[R], value: impl Fn(R, R) -> R + Send + Sync) -> Vec<R> {
+pub(crate) fn zip<A: Fill, B: Fill, T: Fill>(
+    a: &[A],
+    b: &[B],
+    value: impl Fn(A, B) -> T + Copy + Send + Sync,
+) -> Vec<T> {
     from_values(
         a.len(),
         TASK,
@@ -151,14 +215,39 @@ pub(crate) fn zip<R: Real>(a: &[R], b: &[R], value: impl Fn(R, R) -> R + Send + 
         |k, size| {
             a[k * TASK..][..size].iter().zip(&b[k * TASK..][..size]).map(
                 #[inline(always)]
-                |(a, b)| value(*a, *b),
+                move |(a, b)| value(*a, *b),
+            )
+        },
+    )
+}
+
+/// `value(a, b, c)` for the elements of three slices of one length.
+pub(crate) fn zip3<A: Fill, B: Fill, C: Fill, T: Fill>(
+    a: &[A],
+    b: &[B],
+    c: &[C],
+    value: impl Fn(A, B, C) -> T + Copy + Send + Sync,
+) -> Vec<T> {
+    from_values(
+        a.len(),
+        TASK,
+        #[inline(always)]
+        |k, size| {
+            let bc = b[k * TASK..][..size].iter().zip(&c[k * TASK..][..size]);
+            a[k * TASK..][..size].iter().zip(bc).map(
+                #[inline(always)]
+                move |(a, (b, c))| value(*a, *b, *c),
             )
         },
     )
 }
 
 /// `value(a, b)` for every row of `a` with the one row `b`.
-pub(crate) fn zip_row<R: Real>(a: &[R], b: &[R], value: impl Fn(R, R) -> R + Send + Sync) -> Vec<R> {
+pub(crate) fn zip_row<A: Fill, B: Fill, T: Fill>(
+    a: &[A],
+    b: &[B],
+    value: impl Fn(A, B) -> T + Copy + Send + Sync,
+) -> Vec<T> {
     let width = b.len();
     from_values(
         a.len(),
@@ -167,20 +256,25 @@ pub(crate) fn zip_row<R: Real>(a: &[R], b: &[R], value: impl Fn(R, R) -> R + Sen
         |k, size| {
             a[k * width..][..size].iter().zip(b).map(
                 #[inline(always)]
-                |(a, b)| value(*a, *b),
+                move |(a, b)| value(*a, *b),
             )
         },
     )
 }
 
 /// `value(a, b)` for every row of `a`, `width` elements, with its own element of `b`.
-pub(crate) fn zip_column<R: Real>(a: &[R], b: &[R], width: usize, value: impl Fn(R, R) -> R + Send + Sync) -> Vec<R> {
+pub(crate) fn zip_column<A: Fill, B: Fill, T: Fill>(
+    a: &[A],
+    b: &[B],
+    width: usize,
+    value: impl Fn(A, B) -> T + Copy + Send + Sync,
+) -> Vec<T> {
     from_values(
         a.len(),
         width,
         #[inline(always)]
         |k, size| {
-            let (b, value) = (b[k], &value);
+            let b = b[k];
             a[k * width..][..size].iter().map(
                 #[inline(always)]
                 move |a| value(*a, b),

@@ -6,7 +6,8 @@
 
 use burn_dispatch::DispatchTensor;
 
-use super::{Real, for_float, vectorised};
+use super::fill::in_parts;
+use super::{Real, for_float};
 use crate::Tensor;
 use crate::tensor::from_host;
 
@@ -22,41 +23,55 @@ fn place(l: usize, m: isize) -> usize {
     l * l + l.wrapping_add_signed(m)
 }
 
+/// The vectors that are worked on together.
+const LANES: usize = 8;
+
 pub(crate) fn forward(vectors: &Tensor, max_degree: usize, shape: &[usize]) -> DispatchTensor {
     let host = vectors.host();
+    let width = shape[1];
     let norms: Vec<f64> = (0..=max_degree).flat_map(|l| (0..=l).map(move |m| norm(l, m))).collect();
     for_float!(vectors.dtype(), R => {
-        let mut values = vec![R::default(); shape.iter().product()];
-        vectorised(#[inline(always)] || {
-            for (row, vector) in values.chunks_exact_mut(shape[1]).zip(host.values::<R>().chunks_exact(3)) {
-                fill(row, [vector[0].to_f64(), vector[1].to_f64(), vector[2].to_f64()], max_degree, &norms);
+        let all = host.values::<R>();
+        let values = in_parts(shape.iter().product(), LANES * width, #[inline(always)] |k, rows: &mut [R]| {
+            let vectors = &all[3 * LANES * k..][..3 * (rows.len() / width)];
+            let mut lanes = [[0.0; LANES]; 3];
+            for (lane, vector) in vectors.chunks_exact(3).enumerate() {
+                (0..3).for_each(|axis| lanes[axis][lane] = vector[axis].to_f64());
             }
+            fill(rows, width, lanes, max_degree, &norms);
         });
         from_host(values, shape, vectors.dtype())
     })
 }
 
-/// `V_m^m = V_(m-1)^(m-1) (x + i y) / (2 m)`, then `(l^2 - m^2) V_l^m = (2 l - 1) z V_(l-1)^m - r^2 V_(l-2)^m` upwards.
+/// `V_m^m = V_(m-1)^(m-1) (x + i y) / (2 m)`, then `(l^2 - m^2) V_l^m = (2 l - 1) z V_(l-1)^m - r^2 V_(l-2)^m` upwards; one row for each lane that is there.
 #[inline(always)]
-fn fill<R: Real>(row: &mut [R], [x, y, z]: [f64; 3], max_degree: usize, norms: &[f64]) {
-    let square = x * x + y * y + z * z;
-    let (mut cosine, mut sine) = (1.0, 0.0);
+fn fill<R: Real>(rows: &mut [R], width: usize, [x, y, z]: [[f64; LANES]; 3], max_degree: usize, norms: &[f64]) {
+    let square: [f64; LANES] = std::array::from_fn(|n| x[n] * x[n] + y[n] * y[n] + z[n] * z[n]);
+    let (mut cosine, mut sine) = ([1.0; LANES], [0.0; LANES]);
     for m in 0..=max_degree {
         if m > 0 {
             let half = 0.5 / m as f64;
-            (cosine, sine) = ((cosine * x - sine * y) * half, (cosine * y + sine * x) * half);
+            let next = (
+                std::array::from_fn(|n| (cosine[n] * x[n] - sine[n] * y[n]) * half),
+                std::array::from_fn(|n| (cosine[n] * y[n] + sine[n] * x[n]) * half),
+            );
+            (cosine, sine) = next;
         }
         // The common factor of both parts, relative to degree m.
-        let (mut before, mut current) = (0.0, 1.0);
+        let (mut before, mut current) = ([0.0; LANES], [1.0; LANES]);
         for l in m..=max_degree {
             if l > m {
-                let next = ((2 * l - 1) as f64 * z * current - square * before) / ((l - m) * (l + m)) as f64;
+                let (up, down) = ((2 * l - 1) as f64, 1.0 / ((l - m) * (l + m)) as f64);
+                let next = std::array::from_fn(|n| (up * z[n] * current[n] - square[n] * before[n]) * down);
                 (before, current) = (current, next);
             }
-            let scale = current * norms[l * (l + 1) / 2 + m];
-            row[l * l + l + m] = R::from_f64(scale * cosine);
-            if m > 0 {
-                row[l * l + l - m] = R::from_f64(scale * sine);
+            let norm = norms[l * (l + 1) / 2 + m];
+            for (n, row) in rows.chunks_exact_mut(width).enumerate() {
+                row[l * l + l + m] = R::from_f64(current[n] * norm * cosine[n]);
+                if m > 0 {
+                    row[l * l + l - m] = R::from_f64(current[n] * norm * sine[n]);
+                }
             }
         }
     }

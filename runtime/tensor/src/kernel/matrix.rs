@@ -3,6 +3,7 @@
 use burn_dispatch::DispatchTensor;
 
 use super::fill::in_parts;
+use super::product::{Matrix, product as small_product};
 use super::{Real, for_float};
 use crate::Tensor;
 use crate::context::Stop;
@@ -10,6 +11,8 @@ use crate::tensor::from_host;
 
 /// Below this many multiplications a second thread costs more than it gives.
 const PARALLEL: usize = 1 << 21;
+/// Up to this many multiplications a product of a batch is left to our own kernel, which begins at once.
+const SMALL: usize = 1 << 14;
 /// The most multiplications of one call of the library, which cannot be stopped: some hundredths of a second. Larger products are cut.
 const BLOCK: usize = 1 << 31;
 
@@ -30,6 +33,14 @@ impl<'a, R> Operand<'a, R> {
             false => Self { values, size: [rows, columns], strides: [columns, 1] },
             true => Self { values, size: [columns, rows], strides: [1, columns] },
         }
+    }
+
+    /// As our own kernel takes it, if it is not transposed.
+    fn rows(self) -> Matrix<'a, R>
+    where
+        R: Real,
+    {
+        Matrix::new(self.values, self.size[0], self.size[1])
     }
 
     /// `size` rows (axis 0) or columns (axis 1) from `start` on.
@@ -65,10 +76,15 @@ pub(crate) fn batched(left: &Tensor, right: &Tensor, shape: &[usize]) -> Dispatc
     let count = shape.iter().rev().take(2).product();
     for_float!(dtype, R => {
         let (left_values, right_values) = (left_host.values::<R>(), right_host.values::<R>());
-        let values = in_parts(shape.iter().product(), count, #[inline(always)] |number, out| {
+        let stop = Stop::current();
+        let values = in_parts(shape.iter().product(), count, #[inline(always)] |number, out: &mut [R]| {
             let left = matrix(left, left_values, shape, number);
             let right = matrix(right, right_values, shape, number);
-            out.copy_from_slice(&multiply(left, right, None));
+            if count * left.size[1] <= SMALL {
+                small_product(left.rows(), right.rows(), out, &stop);
+            } else {
+                out.copy_from_slice(&multiply(left, right, None));
+            }
         });
         from_host(values, shape, dtype)
     })

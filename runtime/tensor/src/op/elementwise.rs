@@ -6,7 +6,7 @@ use burn_dispatch::{Dispatch, DispatchTensor};
 
 use super::{FLOATS, NUMBERS, broadcast_shape, check_dtypes, sum_to};
 use crate::kernel::activation::Activation;
-use crate::kernel::elementwise::Arithmetic;
+use crate::kernel::elementwise::{Arithmetic, Comparison, Function};
 use crate::kernel::kernel;
 use crate::{DType, Misuse, Tensor, kernel};
 
@@ -101,34 +101,46 @@ arithmetic!(
     |step, a, b, g| divide(g, b)?, negative(&divide(&multiply(g, step.output)?, b)?)?
 );
 
-/// The larger of the two; where they are equal, each gets half of the gradient.
+/// The larger of the two; where they are equal, each gets half of the gradient. NaN in either gives NaN.
 ///
 /// # Errors
 /// As [`add`].
 pub fn maximum(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
-    extreme("elementwise.maximum", a, b, |a, b| less(b, a))
+    extreme("elementwise.maximum", Arithmetic::Larger, a, b)
 }
 
-/// The smaller of the two; where they are equal, each gets half of the gradient.
+/// The smaller of the two; where they are equal, each gets half of the gradient. NaN in either gives NaN.
 ///
 /// # Errors
 /// As [`add`].
 pub fn minimum(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
-    extreme("elementwise.minimum", a, b, less)
+    extreme("elementwise.minimum", Arithmetic::Smaller, a, b)
 }
 
-/// `takes_a` says where `a` alone is taken; NaN in either gives NaN.
-fn extreme(
-    operation: &'static str,
-    a: &Tensor,
-    b: &Tensor,
-    takes_a: fn(&Tensor, &Tensor) -> Result<Tensor, Misuse>,
-) -> Result<Tensor, Misuse> {
+fn extreme(operation: &'static str, function: Arithmetic, a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
     check_dtypes(operation, &[a, b], FLOATS)?;
-    broadcast_shape(operation, a.shape(), b.shape())?;
-    let halves = multiply_scalar(&add(a, b)?, 0.5)?;
-    let not_a = where_(&takes_a(b, a)?, b, &halves)?;
-    where_(&takes_a(a, b)?, a, &not_a)
+    let shape = broadcast_shape(operation, a.shape(), b.shape())?;
+    let wins = move |one: &Tensor, other: &Tensor| match function {
+        Arithmetic::Larger => less(other, one),
+        _ => less(one, other),
+    };
+    if a.is_on_device() || !kernel::elementwise::has_kernel(a, b, &shape) {
+        let halves = multiply_scalar(&add(a, b)?, 0.5)?;
+        return where_(&wins(a, b)?, a, &where_(&wins(b, a)?, b, &halves)?);
+    }
+    let run = || {
+        let own = kernel::elementwise::arithmetic(function, a, b, &shape);
+        own.unwrap_or_else(|| unreachable!("it has a kernel for these shapes"))
+    };
+    Tensor::compute(operation, &shape, a.dtype(), &[a, b], run, move |step| {
+        let (a, b) = (&step.inputs[0], &step.inputs[1]);
+        // Where `one` is taken alone it has all of the gradient, where `other` is, none, and elsewhere half.
+        let part = |g: &Tensor, one: &Tensor, other: &Tensor| {
+            let shared = where_(&wins(other, one)?, &zero_like(g)?, &multiply_scalar(g, 0.5)?)?;
+            sum_to(&where_(&wins(one, other)?, g, &shared)?, one.shape())
+        };
+        step.gradients(&[&|g| part(g, a, b), &|g| part(g, b, a)])
+    })
 }
 
 /// `a + scalar`; for integers the scalar is truncated towards zero.
@@ -172,16 +184,8 @@ pub fn power_scalar(a: &Tensor, exponent: f64) -> Result<Tensor, Misuse> {
         return Tensor::full(&a.device(), a.shape(), 1.0, a.dtype());
     }
     let run = || {
-        if a.is_on_device()
-            && let Some(power) = kernel::device::elementwise::power(a, exponent)
-        {
-            return power;
-        }
-        // Burn multiplies for small whole exponents, and panics on those that are infinite or do not fit an integer.
-        match exponent.abs() <= 2.0 {
-            true => Dispatch::float_powf_scalar(a.host_value(), Scalar::Float(exponent)),
-            false => Dispatch::float_powf_scalar_impl(a.host_value(), Scalar::Float(exponent)),
-        }
+        let own = a.is_on_device().then(|| kernel::device::elementwise::power(a, exponent)).flatten();
+        own.unwrap_or_else(|| kernel::elementwise::power(a, exponent))
     };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, move |step| {
         step.gradients(&[&|g| {
@@ -200,7 +204,7 @@ pub fn clamp(a: &Tensor, low: f64, high: f64) -> Result<Tensor, Misuse> {
     if low.is_nan() || high.is_nan() || low > high {
         return Err(Misuse::new(NAME, format!("bounds are {low} and {high}, expected the smaller one first")));
     }
-    let run = || Dispatch::float_clamp(a.value(), Scalar::Float(low), Scalar::Float(high));
+    let run = || kernel!(a => elementwise::clamp(a, low, high));
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, |step| {
         // Inside and on the bounds the value is unchanged.
         let inside = equal(&step.inputs[0], step.output)?;
@@ -240,52 +244,55 @@ macro_rules! unary {
 pub fn negative(a: &Tensor) -> Result<Tensor, Misuse> {
     const NAME: &str = "elementwise.negative";
     a.expect_dtype(NAME, NUMBERS)?;
-    let run = || if a.dtype().is_float() { Dispatch::float_neg(a.value()) } else { Dispatch::int_neg(a.value()) };
+    let run = || match a.dtype() {
+        dtype if dtype.is_float() => kernel!(a => elementwise::function(Function::Negative, a)),
+        _ => Dispatch::int_neg(a.value()),
+    };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, |step| step.gradients(&[&negative]))
 }
 
 unary!(
     /// `1 / a`.
-    reciprocal, "elementwise.reciprocal", |v| Dispatch::float_recip(v.value()),
+    reciprocal, "elementwise.reciprocal", |v| kernel!(v => elementwise::function(Function::Reciprocal, v)),
     |a, y, g| negative(&multiply(g, &multiply(y, y)?)?)
 );
 unary!(
     /// `|a|`; its gradient at 0 is 0.
-    absolute, "elementwise.absolute", |v| Dispatch::float_abs(v.value()), |a, y, g| multiply(g, &sign(a)?)
+    absolute, "elementwise.absolute", |v| kernel!(v => elementwise::function(Function::Absolute, v)), |a, y, g| multiply(g, &sign(a)?)
 );
 unary!(
     /// -1, 0 or 1; its gradient is 0.
-    sign, "elementwise.sign", |v| Dispatch::float_sign(v.value()),
+    sign, "elementwise.sign", |v| kernel!(v => elementwise::function(Function::Sign, v)),
     |a, y, g| Tensor::full(&g.device(), g.shape(), 0.0, g.dtype())
 );
 unary!(
     /// e to the power `a`.
-    exp, "elementwise.exp", |v| kernel!(v => elementwise::exp(v)), |a, y, g| multiply(g, y)
+    exp, "elementwise.exp", |v| kernel!(v => elementwise::function(Function::Exp, v)), |a, y, g| multiply(g, y)
 );
 unary!(
     /// The natural logarithm; NaN below 0.
-    log, "elementwise.log", |v| Dispatch::float_log(v.value()), |a, y, g| divide(g, a)
+    log, "elementwise.log", |v| kernel!(v => elementwise::function(Function::Log, v)), |a, y, g| divide(g, a)
 );
 unary!(
     /// The square root; NaN below 0, with an infinite gradient at 0.
-    sqrt, "elementwise.sqrt", |v| Dispatch::float_sqrt(v.value()), |a, y, g| multiply_scalar(&divide(g, y)?, 0.5)
+    sqrt, "elementwise.sqrt", |v| kernel!(v => elementwise::function(Function::Sqrt, v)), |a, y, g| multiply_scalar(&divide(g, y)?, 0.5)
 );
 unary!(
     /// The sine of radians.
-    sin, "elementwise.sin", |v| Dispatch::float_sin(v.value()), |a, y, g| multiply(g, &cos(a)?)
+    sin, "elementwise.sin", |v| kernel!(v => elementwise::function(Function::Sin, v)), |a, y, g| multiply(g, &cos(a)?)
 );
 unary!(
     /// The cosine of radians.
-    cos, "elementwise.cos", |v| Dispatch::float_cos(v.value()), |a, y, g| negative(&multiply(g, &sin(a)?)?)
+    cos, "elementwise.cos", |v| kernel!(v => elementwise::function(Function::Cos, v)), |a, y, g| negative(&multiply(g, &sin(a)?)?)
 );
 unary!(
     /// The hyperbolic tangent.
-    tanh, "elementwise.tanh", |v| Dispatch::float_tanh(v.value()),
+    tanh, "elementwise.tanh", |v| kernel!(v => elementwise::function(Function::Tanh, v)),
     |a, y, g| subtract(g, &multiply(g, &multiply(y, y)?)?)
 );
 unary!(
     /// The error function; its derivative is `2 / sqrt(pi) exp(-a^2)`.
-    erf, "elementwise.erf", |v| Dispatch::float_erf(v.value()),
+    erf, "elementwise.erf", |v| kernel!(v => elementwise::function(Function::Erf, v)),
     |a, y, g| multiply(g, &multiply_scalar(&exp(&negative(&multiply(a, a)?)?)?, std::f64::consts::FRAC_2_SQRT_PI)?)
 );
 /// `1 / (1 + exp(-a))`.
@@ -326,7 +333,7 @@ fn activation(
 }
 
 macro_rules! comparison {
-    ($(#[$doc:meta])* $name:ident, $label:literal, $float:ident, $integer:ident) => {
+    ($(#[$doc:meta])* $name:ident, $label:literal, $function:ident, $float:ident, $integer:ident) => {
         $(#[$doc])*
         ///
         /// # Errors
@@ -335,6 +342,11 @@ macro_rules! comparison {
             check_dtypes($label, &[a, b], NUMBERS)?;
             let shape = broadcast_shape($label, a.shape(), b.shape())?;
             Tensor::constant($label, &shape, DType::Boolean, &[a, b], || {
+                let has_own = a.dtype().is_float() && !a.is_on_device();
+                let own = has_own.then(|| kernel::elementwise::comparison(Comparison::$function, a, b, &shape));
+                if let Some(own) = own.flatten() {
+                    return own;
+                }
                 let rank = shape.len().max(1);
                 let (left, right) = (aligned(a, rank), aligned(b, rank));
                 let result = if a.dtype().is_float() {
@@ -351,15 +363,15 @@ macro_rules! comparison {
 
 comparison!(
     /// `a == b`; NaN equals nothing.
-    equal, "elementwise.equal", float_equal, int_equal
+    equal, "elementwise.equal", Equal, float_equal, int_equal
 );
 comparison!(
     /// `a < b`.
-    less, "elementwise.less", float_lower, int_lower
+    less, "elementwise.less", Less, float_lower, int_lower
 );
 comparison!(
     /// `a <= b`.
-    less_equal, "elementwise.less-equal", float_lower_equal, int_lower_equal
+    less_equal, "elementwise.less-equal", LessEqual, float_lower_equal, int_lower_equal
 );
 
 /// Neither NaN nor infinite.
@@ -367,21 +379,18 @@ comparison!(
 /// # Errors
 /// `a` is not floating-point.
 pub fn is_finite(a: &Tensor) -> Result<Tensor, Misuse> {
-    a.expect_dtype("elementwise.is-finite", FLOATS)?;
-    if a.is_on_device() {
-        // What they make of 0 times infinity is not certain.
-        let run = || kernel::device::elementwise::is_finite(a);
-        return Tensor::constant("elementwise.is-finite", a.shape(), DType::Boolean, &[a], run);
-    }
-    // The difference is 0 for finite numbers and NaN for all others.
-    let zero = multiply_scalar(&crate::autodiff::detach(a)?, 0.0)?;
-    equal(&zero, &zero)
+    const NAME: &str = "elementwise.is-finite";
+    a.expect_dtype(NAME, FLOATS)?;
+    Tensor::constant(NAME, a.shape(), DType::Boolean, &[a], || kernel!(a => elementwise::is_finite(a)))
 }
 
-fn logical(operation: &'static str, a: &Tensor, b: &Tensor, run: Binary) -> Result<Tensor, Misuse> {
+fn logical(operation: &'static str, a: &Tensor, b: &Tensor, any: bool, run: Binary) -> Result<Tensor, Misuse> {
     check_dtypes(operation, &[a, b], &[DType::Boolean])?;
     let shape = broadcast_shape(operation, a.shape(), b.shape())?;
     Tensor::constant(operation, &shape, DType::Boolean, &[a, b], || {
+        if a.shape() == b.shape() && !a.is_on_device() {
+            return kernel::elementwise::logical(a, b, any);
+        }
         let whole = a.burn_shape(&shape);
         let stretched = |operand: &Tensor| Dispatch::bool_expand(aligned(operand, whole.num_dims()), whole.clone());
         run(stretched(a), stretched(b))
@@ -393,7 +402,7 @@ fn logical(operation: &'static str, a: &Tensor, b: &Tensor, run: Binary) -> Resu
 /// # Errors
 /// An operand is not boolean, or the shapes do not broadcast.
 pub fn logical_and(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
-    logical("elementwise.logical-and", a, b, Dispatch::bool_and)
+    logical("elementwise.logical-and", a, b, false, Dispatch::bool_and)
 }
 
 /// At least one is true.
@@ -401,7 +410,7 @@ pub fn logical_and(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
 /// # Errors
 /// An operand is not boolean, or the shapes do not broadcast.
 pub fn logical_or(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
-    logical("elementwise.logical-or", a, b, Dispatch::bool_or)
+    logical("elementwise.logical-or", a, b, true, Dispatch::bool_or)
 }
 
 /// It is false.
@@ -410,7 +419,11 @@ pub fn logical_or(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
 /// The operand is not boolean.
 pub fn logical_not(a: &Tensor) -> Result<Tensor, Misuse> {
     a.expect_dtype("elementwise.logical-not", &[DType::Boolean])?;
-    Tensor::constant("elementwise.logical-not", a.shape(), DType::Boolean, &[a], || Dispatch::bool_not(a.value()))
+    let run = || match a.is_on_device() {
+        true => Dispatch::bool_not(a.value()),
+        false => kernel::elementwise::logical_not(a),
+    };
+    Tensor::constant("elementwise.logical-not", a.shape(), DType::Boolean, &[a], run)
 }
 
 /// `a` where `condition` is true, else `b`; all broadcast. No gradient flows to the side that was not taken, not even a NaN.
@@ -423,7 +436,11 @@ pub fn where_(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Misu
     check_dtypes(NAME, &[a, b], &[DType::Float32, DType::Float64, DType::Int32, DType::Int64, DType::Boolean])?;
     let sides = broadcast_shape(NAME, a.shape(), b.shape())?;
     let shape = broadcast_shape(NAME, condition.shape(), &sides)?;
-    let run = || kernel!(a => select_where(condition, a, b, &shape));
+    let run = || {
+        let has_own = condition.shape() == &shape[..] && !a.is_on_device();
+        let own = has_own.then(|| kernel::elementwise::select_where(condition, a, b)).flatten();
+        own.unwrap_or_else(|| kernel!(a => select_where(condition, a, b, &shape)))
+    };
     let mask = condition.clone();
     Tensor::compute(NAME, &shape, a.dtype(), &[a, b], run, move |step| {
         step.gradients(&[&|g| sum_to(&where_(&mask, g, &zero_like(g)?)?, step.inputs[0].shape()), &|g| {

@@ -1,6 +1,6 @@
 //! Reading and adding at indices. Every index is checked before a kernel sees it.
 
-use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
+use burn_backend::ops::FloatTensorOps;
 use burn_dispatch::{Dispatch, DispatchTensor};
 
 use super::{FLOATS, check_axis, check_indices, check_rank};
@@ -21,10 +21,9 @@ pub fn select(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = indices.count();
     let copy = copied_for_device(NAME, a, indices)?;
-    let run = || match (a.dtype(), copy) {
-        (DType::Boolean, _) => kernel::booleans(&Dispatch::bool_select(a.host_value(), axis, indices.value()), &shape),
-        (dtype, _) if dtype.is_integer() => Dispatch::int_select(a.value(), axis, indices.value()),
-        (_, copy) => Dispatch::float_select(a.value(), axis, copy.unwrap_or_else(|| indices.value())),
+    let run = || match copy {
+        Some(copy) => Dispatch::float_select(a.value(), axis, copy),
+        None => kernel::index::select(a, axis, indices, &shape),
     };
     let places = indices.clone();
     Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| {
@@ -56,7 +55,7 @@ pub fn index_add(a: &Tensor, axis: usize, indices: &Tensor, size: usize) -> Resu
         &[a],
         || match &table {
             Some(table) => kernel::device::index_add(a, axis, table, &shape),
-            None => kernel::index_add(a, axis, indices, &shape),
+            None => kernel::index::index_add(a, axis, indices, &shape),
         },
         move |step| step.gradients(&[&|g| select(g, axis, &places)]),
     )
@@ -73,12 +72,9 @@ pub fn gather(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
     check_other_axes(NAME, a, axis, indices)?;
     let size = a.shape()[axis];
     let copy = copied_for_device(NAME, a, indices)?;
-    let run = || match (a.dtype(), copy) {
-        (DType::Boolean, _) => {
-            kernel::booleans(&Dispatch::bool_gather(axis, a.host_value(), indices.value()), indices.shape())
-        }
-        (dtype, _) if dtype.is_integer() => Dispatch::int_gather(axis, a.value(), indices.value()),
-        (_, copy) => Dispatch::float_gather(axis, a.value(), copy.unwrap_or_else(|| indices.value())),
+    let run = || match copy {
+        Some(copy) => Dispatch::float_gather(axis, a.value(), copy),
+        None => kernel::index::gather(a, axis, indices),
     };
     let places = indices.clone();
     Tensor::compute(NAME, indices.shape(), a.dtype(), &[a], run, move |step| {
@@ -117,7 +113,7 @@ pub fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, size: usize) -> Re
         &[a],
         || match &table {
             Some(table) => kernel::device::scatter_add(a, table, &shape),
-            None => kernel::scatter_add(a, axis, indices, &shape),
+            None => kernel::index::scatter_add(a, axis, indices, &shape),
         },
         move |step| step.gradients(&[&|g| gather(g, axis, &places)]),
     )

@@ -129,14 +129,43 @@ pub fn softmax(a: &Tensor, axis: usize) -> Result<Tensor, Misuse> {
     const NAME: &str = "neural.softmax";
     a.expect_dtype(NAME, FLOATS)?;
     check_axis(NAME, a, axis)?;
-    if a.count() == 0 {
-        // There is no maximum, and nothing to shift by it.
-        return elementwise::exp(a);
+    let last = a.shape().len() - 1;
+    if axis == last {
+        return softmax_of_rows(a);
     }
-    // The shift cancels, so no gradient needs to flow through it.
-    let shift = crate::autodiff::detach(&reduce::maximum(a, axis, true)?)?;
-    let weights = elementwise::exp(&elementwise::subtract(a, &shift)?)?;
-    elementwise::divide(&weights, &reduce::sum(&weights, &[axis], true)?)
+    // The axis changes places with the last one, and back.
+    let mut axes: Vec<usize> = (0..=last).collect();
+    axes.swap(axis, last);
+    shape::permute(&softmax_of_rows(&shape::permute(a, &axes)?)?, &axes)
+}
+
+fn softmax_of_rows(a: &Tensor) -> Result<Tensor, Misuse> {
+    let run = || kernel!(a => softmax::softmax(a));
+    Tensor::compute("neural.softmax", a.shape(), a.dtype(), &[a], run, |step| {
+        step.gradients(&[&|g| softmax_product(step.output, g)])
+    })
+}
+
+/// `y (g - <y, g>)` for each row: the product of the softmax's Jacobian, which is symmetric, with `g`.
+fn softmax_product(y: &Tensor, g: &Tensor) -> Result<Tensor, Misuse> {
+    let run = || kernel!(y => softmax::softmax_product(y, g));
+    Tensor::compute("neural.softmax", y.shape(), y.dtype(), &[y, g], run, |step| {
+        let (y, g) = (&step.inputs[0], &step.inputs[1]);
+        step.gradients(&[&|u| softmax_curvature(y, g, u), &|u| softmax_product(y, u)])
+    })
+}
+
+/// `u g - u <y, g> - g <y, u>` for each row. Its own derivatives are of an order that is asked for rarely.
+fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
+    use elementwise::{multiply, subtract};
+    let run = || kernel!(y => softmax::softmax_curvature(y, g, u));
+    Tensor::compute("neural.softmax", y.shape(), y.dtype(), &[y, g, u], run, |step| {
+        gradients_by_parts(step, |inputs| {
+            let [y, g, u] = inputs else { unreachable!("a curvature has three inputs") };
+            let overlap = |x: &Tensor| reduce::sum(&multiply(y, x)?, &[y.shape().len() - 1], true);
+            subtract(&multiply(u, &subtract(g, &overlap(g)?)?)?, &multiply(g, &overlap(u)?)?)
+        })
+    })
 }
 
 /// `(a - mean) / sqrt(variance + epsilon)` over the last axis, biased variance, no affine part (Ba, Kiros and Hinton 2016).

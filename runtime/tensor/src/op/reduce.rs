@@ -1,7 +1,8 @@
 //! Reductions over axes, in a fixed order of summation.
 
 use super::{FLOATS, NUMBERS, check_axis, elementwise, index, shape};
-use crate::kernel::{self, Extreme, kernel};
+use crate::kernel::reduce::Extreme;
+use crate::kernel::{self, kernel};
 use crate::tensor::Sizes;
 use crate::{DType, Misuse, Tensor};
 
@@ -34,7 +35,7 @@ pub fn sum(a: &Tensor, axes: &[usize], keep_axes: bool) -> Result<Tensor, Misuse
         result,
         a.dtype(),
         &[a],
-        || kernel!(a => sum(a, &is_reduced, result)),
+        || kernel!(a => reduce::sum(a, &is_reduced, result)),
         move |step| step.gradients(&[&|g| shape::broadcast_to(&shape::reshape(g, &stretch)?, step.inputs[0].shape())]),
     )
 }
@@ -84,7 +85,7 @@ fn extreme(
     let (_, kept, left) = reduced(operation, a, &[axis])?;
     let taken = if a.is_on_device() {
         // Where it is matters to the gradient alone, and integers are with the host.
-        let (run, shape) = (|| kernel::device::extreme(a, axis, which), kept.clone());
+        let (run, shape) = (|| kernel::device::reduce::extreme(a, axis, which), kept.clone());
         Tensor::compute(operation, &kept, a.dtype(), &[a], run, move |step| {
             let a = &step.inputs[0];
             let places = places(operation, which, a, axis, &shape)?;
@@ -98,7 +99,7 @@ fn extreme(
 
 /// Where along `axis` the extreme elements are.
 fn places(operation: &'static str, which: Extreme, a: &Tensor, axis: usize, shape: &[usize]) -> Result<Tensor, Misuse> {
-    Tensor::constant(operation, shape, DType::Int64, &[a], || kernel::extreme_places(a, axis, which, shape))
+    Tensor::constant(operation, shape, DType::Int64, &[a], || kernel::reduce::extreme_places(a, axis, which, shape))
 }
 
 /// Whether all elements of a boolean tensor are true; true if there are none.
@@ -107,7 +108,7 @@ fn places(operation: &'static str, which: Extreme, a: &Tensor, axis: usize, shap
 /// `a` is not boolean.
 pub fn all(a: &Tensor) -> Result<Tensor, Misuse> {
     a.expect_dtype("reduce.all", &[DType::Boolean])?;
-    let all = a.read_boolean()?.into_iter().all(|element| element);
+    let all = !a.host().bytes().contains(&0);
     Tensor::from_boolean(&a.device(), &[], &[all])
 }
 
@@ -117,6 +118,6 @@ pub fn all(a: &Tensor) -> Result<Tensor, Misuse> {
 /// `a` is not boolean.
 pub fn any(a: &Tensor) -> Result<Tensor, Misuse> {
     a.expect_dtype("reduce.any", &[DType::Boolean])?;
-    let any = a.read_boolean()?.into_iter().any(|element| element);
+    let any = a.host().bytes().iter().any(|&byte| byte != 0);
     Tensor::from_boolean(&a.device(), &[], &[any])
 }

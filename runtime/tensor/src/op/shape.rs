@@ -1,6 +1,5 @@
 //! The same elements in another arrangement. Any dtype.
 
-use burn_backend::Shape;
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_dispatch::Dispatch;
 
@@ -73,10 +72,7 @@ pub fn permute(a: &Tensor, axes: &[usize]) -> Result<Tensor, Misuse> {
         return Err(Misuse::new(NAME, problem));
     }
     let shape: Sizes = axes.iter().map(|&axis| a.shape()[axis]).collect();
-    let run = || match axes {
-        [] => a.value(),
-        _ => of_kind!(a, float_permute, int_permute, bool_permute, |value, run| run(value, axes)),
-    };
+    let run = || kernel!(a => shape::permute(a, axes, &shape));
     Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| step.gradients(&[&|g| permute(g, &inverse)]))
 }
 
@@ -96,8 +92,7 @@ pub fn broadcast_to(a: &Tensor, shape: &[usize]) -> Result<Tensor, Misuse> {
     let mut aligned = vec![1; shape.len() - a.shape().len()];
     aligned.extend_from_slice(a.shape());
     let a = &reshape(a, &aligned)?;
-    let run =
-        || of_kind!(a, float_expand, int_expand, bool_expand, |value, run| run(value, Shape::from(shape.to_vec())));
+    let run = || kernel!(a => shape::broadcast(a, shape));
     Tensor::compute(NAME, shape, a.dtype(), &[a], run, |step| step.gradients(&[&|g| sum_to(g, step.inputs[0].shape())]))
 }
 
@@ -126,7 +121,7 @@ pub fn concatenate(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Misuse> {
     let run = || {
         // Tensors without elements are on no device.
         let first = tensors.iter().find(|tensor| tensor.count() > 0).unwrap_or(&tensors[0]);
-        kernel!(first => concatenate(tensors, axis, &shape))
+        kernel!(first => shape::concatenate(tensors, axis, &shape))
     };
     Tensor::compute(NAME, &shape, first.dtype(), tensors, run, move |step| {
         let _kept = &list;
@@ -155,7 +150,7 @@ pub fn slice(a: &Tensor, axis: usize, start: usize, end: usize) -> Result<Tensor
     }
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = end - start;
-    let run = || kernel!(a => slice(a, axis, start, &shape));
+    let run = || kernel!(a => shape::slice(a, axis, start, &shape));
     Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| {
         Ok([Some(Contribution::Part { axis, start, value: step.gradient.clone() })].into_iter().collect())
     })

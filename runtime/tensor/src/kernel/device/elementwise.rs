@@ -6,6 +6,7 @@ use burn_dispatch::{Dispatch, DispatchTensor};
 
 use super::value::Value;
 use crate::Tensor;
+use crate::kernel::elementwise::Function;
 
 /// The largest whole exponent that is multiplied out: powers of graphics processors have few digits.
 const MULTIPLIED: f64 = 64.0;
@@ -20,9 +21,27 @@ pub(crate) fn shifted(a: &Tensor, term: f64) -> DispatchTensor {
     Value::of(a).plus(term).0
 }
 
-/// `e^a`.
-pub(crate) fn exp(a: &Tensor) -> DispatchTensor {
-    Value::of(a).exp().0
+/// The function of every element.
+pub(crate) fn function(function: Function, a: &Tensor) -> DispatchTensor {
+    let of = match function {
+        Function::Negative => Dispatch::float_neg,
+        Function::Reciprocal => Dispatch::float_recip,
+        Function::Absolute => Dispatch::float_abs,
+        Function::Sign => Dispatch::float_sign,
+        Function::Exp => Dispatch::float_exp,
+        Function::Log => Dispatch::float_log,
+        Function::Sqrt => Dispatch::float_sqrt,
+        Function::Sin => Dispatch::float_sin,
+        Function::Cos => Dispatch::float_cos,
+        Function::Tanh => Dispatch::float_tanh,
+        Function::Erf => Dispatch::float_erf,
+    };
+    of(a.value())
+}
+
+/// `a` between the bounds.
+pub(crate) fn clamp(a: &Tensor, low: f64, high: f64) -> DispatchTensor {
+    Dispatch::float_clamp(a.value(), Scalar::Float(low), Scalar::Float(high))
 }
 
 /// Neither NaN nor infinite.

@@ -12,16 +12,18 @@ pub(crate) mod elementwise;
 pub(crate) mod harmonics;
 pub(crate) mod matrix;
 pub(crate) mod norm;
+pub(crate) mod reduce;
 pub(crate) mod segment;
+pub(crate) mod shape;
+pub(crate) mod softmax;
 mod value;
 
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps};
-use burn_backend::{Scalar, Shape, Slice};
+use burn_backend::{Scalar, Shape};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
 use self::segment::Table;
 use self::value::Value;
-use super::Extreme;
 use crate::op::optimizer::AdamOptions;
 use crate::tensor::device_shape;
 use crate::{DType, Tensor};
@@ -55,46 +57,6 @@ pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor, shape: &[
         Dispatch::float_expand(Dispatch::float_reshape(operand.value(), aligned(operand)), whole.clone())
     };
     Dispatch::float_mask_where(side(b), mask, side(a))
-}
-
-/// The tensors one after another. Those without elements are not on the device.
-pub(crate) fn concatenate(tensors: &[&Tensor], axis: usize, _shape: &[usize]) -> DispatchTensor {
-    let mut values: Vec<DispatchTensor> =
-        tensors.iter().filter(|tensor| tensor.is_on_device()).map(|tensor| tensor.value()).collect();
-    match (values.len(), tensors[0].dtype()) {
-        (1, _) => values.remove(0),
-        (_, DType::Boolean) => Dispatch::bool_cat(values, axis),
-        _ => Dispatch::float_cat(values, axis),
-    }
-}
-
-/// The elements from `start` on along `axis`.
-pub(crate) fn slice(a: &Tensor, axis: usize, start: usize, shape: &[usize]) -> DispatchTensor {
-    let range = |k: usize| if k == axis { start..start + shape[axis] } else { 0..a.shape()[k] };
-    let ranges: Vec<Slice> = (0..shape.len()).map(|k| Slice::from(range(k))).collect();
-    match a.dtype() {
-        DType::Boolean => Dispatch::bool_slice(a.value(), &ranges),
-        _ => Dispatch::float_slice(a.value(), &ranges),
-    }
-}
-
-/// Sums over axes.
-pub(crate) fn sum(a: &Tensor, is_reduced: &[bool], result: &[usize]) -> DispatchTensor {
-    let axes: Vec<usize> = (0..is_reduced.len()).filter(|&axis| is_reduced[axis]).collect();
-    let value = if axes.is_empty() { a.value() } else { Dispatch::float_sum_dims(a.value(), &axes) };
-    Dispatch::float_reshape(value, device_shape(result))
-}
-
-/// The extreme element along `axis`, which is kept; NaN where there is one.
-pub(crate) fn extreme(a: &Tensor, axis: usize, which: Extreme) -> DispatchTensor {
-    let (value, booleans) = (a.value(), a.device().booleans());
-    let extreme = match which {
-        Extreme::Largest => Dispatch::float_max_dim(value.clone(), axis),
-        Extreme::Smallest => Dispatch::float_min_dim(value.clone(), axis),
-    };
-    let nan = Dispatch::bool_into_float(Dispatch::float_is_nan(value, booleans), a.dtype().burn().into());
-    let has_nan = Dispatch::float_greater_elem(Dispatch::float_sum_dim(nan, axis), Scalar::Float(0.0), booleans);
-    Dispatch::float_mask_fill(extreme, has_nan, Scalar::Float(f64::NAN))
 }
 
 /// `out[.., indices[k], ..] += a[.., k, ..]`.

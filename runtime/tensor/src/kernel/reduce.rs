@@ -1,0 +1,217 @@
+//! Sums and extremes over axes, in an order that depends on shapes alone.
+
+use burn_dispatch::DispatchTensor;
+use rayon::prelude::*;
+
+use super::fill::{Fill, in_parts, in_uneven_parts};
+use super::{PARALLEL, Real, around, for_float, shape, vectorised};
+use crate::tensor::{Sizes, from_host};
+use crate::{DType, Tensor};
+
+/// Sums in a fixed order. If the axes that go do not lie side by side, they are first brought together, behind those that stay.
+pub(crate) fn sum(a: &Tensor, is_reduced: &[bool], result: &[usize]) -> DispatchTensor {
+    let first = is_reduced.iter().take_while(|reduced| !**reduced).count();
+    let last = is_reduced.len() - is_reduced.iter().rev().take_while(|reduced| !**reduced).count();
+    let together = first >= last || is_reduced[first..last].iter().all(|reduced| *reduced);
+    let size = |axes: std::ops::Range<usize>| a.shape()[axes].iter().product::<usize>();
+    let sizes = match together {
+        true => [size(0..first), size(first..last.max(first)), size(last.max(first)..a.shape().len())],
+        false => {
+            let kept: usize = result.iter().product();
+            [kept, a.count() / kept.max(1), 1]
+        }
+    };
+    let host = if together {
+        a.host()
+    } else {
+        let kept = (0..is_reduced.len()).filter(|&axis| !is_reduced[axis]);
+        let gone = (0..is_reduced.len()).filter(|&axis| is_reduced[axis]);
+        let axes: Sizes = kept.chain(gone).collect();
+        let permuted: Sizes = axes.iter().map(|&axis| a.shape()[axis]).collect();
+        Tensor::host_of(&shape::permute(a, &axes, &permuted))
+    };
+    match a.dtype() {
+        DType::Int32 => from_host(sum_integers(host.values(), sizes, i32::wrapping_add), result, a.dtype()),
+        DType::Int64 => from_host(sum_integers(host.values(), sizes, i64::wrapping_add), result, a.dtype()),
+        dtype => for_float!(dtype, R => {
+            let values = host.values::<R>();
+            let [outer, count, inner] = sizes;
+            let sums =
+                if inner == 1 { sum_rows::<R>(values, outer, count) } else { sum_columns::<R>(values, [outer, count, inner]) };
+            from_host(sums, result, dtype)
+        }),
+    }
+}
+
+fn sum_integers<T: Fill>(values: &[T], [outer, count, inner]: [usize; 3], add: fn(T, T) -> T) -> Vec<T> {
+    in_parts(
+        outer * inner,
+        inner,
+        #[inline(always)]
+        |block, out| {
+            for row in values[block * count * inner..][..count * inner].chunks_exact(inner) {
+                out.iter_mut().zip(row).for_each(|(total, value)| *total = add(*total, *value));
+            }
+        },
+    )
+}
+
+/// Rows up to this length are summed one element after the other.
+const SHORT: usize = 16;
+
+/// The sum of each of `rows` rows of `width` elements.
+fn sum_rows<R: Real>(values: &[R], rows: usize, width: usize) -> Vec<R> {
+    if width == 0 {
+        return vec![R::default(); rows];
+    }
+    if width <= SHORT {
+        // Setting up lanes would take longer than adding.
+        return in_parts(
+            rows,
+            1 << 10,
+            #[inline(always)]
+            |k, out| {
+                for (out, row) in out.iter_mut().zip(values[(k << 10) * width..].chunks_exact(width)) {
+                    *out = R::from_f64(row.iter().fold(0.0, |sum, value| sum + value.to_f64()));
+                }
+            },
+        );
+    }
+    let one = |row: &[R]| R::from_f64(row.chunks(4096).map(lane_sum).sum::<f64>());
+    if values.len() < PARALLEL {
+        values.chunks(width).map(one).collect()
+    } else if rows > 1 {
+        values.par_chunks(width).with_min_len((4096 / width).max(1)).map(one).collect()
+    } else {
+        // One long row: its blocks are summed in parallel and added up in order.
+        let blocks: Vec<f64> = values.par_chunks(4096).with_min_len(4).map(lane_sum).collect();
+        vec![R::from_f64(blocks.into_iter().sum())]
+    }
+}
+
+/// The sum of a block in lanes of double precision, added up pairwise.
+fn lane_sum<R: Real>(block: &[R]) -> f64 {
+    /// Enough additions under way to hide how long each takes.
+    const LANES: usize = 32;
+    vectorised(
+        #[inline(always)]
+        || {
+            let mut lanes = [0.0_f64; LANES];
+            let mut chunks = block.chunks_exact(LANES);
+            for chunk in &mut chunks {
+                // One loop for each step, so that each becomes an instruction on whole registers.
+                let values: [f64; LANES] = std::array::from_fn(|lane| chunk[lane].to_f64());
+                for lane in 0..LANES {
+                    lanes[lane] += values[lane];
+                }
+            }
+            for (lane, value) in lanes.iter_mut().zip(chunks.remainder()) {
+                *lane += value.to_f64();
+            }
+            let mut half = LANES / 2;
+            while half > 0 {
+                for lane in 0..half {
+                    lanes[lane] += lanes[lane + half];
+                }
+                half /= 2;
+            }
+            lanes[0]
+        },
+    )
+}
+
+/// The columns that are summed together, in double precision in the nearest cache.
+const COLUMNS: usize = 256;
+
+/// For each of `blocks` blocks of `count` rows of `width` elements, the sum of the rows, row after row.
+fn sum_columns<R: Real>(values: &[R], [blocks, count, width]: [usize; 3]) -> Vec<R> {
+    let strips = width.div_ceil(COLUMNS);
+    let size = |strip: usize| COLUMNS.min(width - strip * COLUMNS);
+    in_uneven_parts(
+        (0..blocks * strips).map(|part| size(part % strips)),
+        values.len(),
+        #[inline(always)]
+        |part, out| {
+            let (block, first) = (part / strips, part % strips * COLUMNS);
+            let mut totals = [0.0_f64; COLUMNS];
+            let totals = &mut totals[..out.len()];
+            for row in values[block * count * width..][..count * width].chunks_exact(width) {
+                for (total, value) in totals.iter_mut().zip(&row[first..]) {
+                    *total += value.to_f64();
+                }
+            }
+            out.iter_mut().zip(totals).for_each(|(out, total)| *out = R::from_f64(*total));
+        },
+    )
+}
+
+/// Which end to look for.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Extreme {
+    Largest,
+    Smallest,
+}
+
+/// Where along `axis` the extreme element is, the first of equal ones; a NaN wins.
+pub(crate) fn extreme_places(a: &Tensor, axis: usize, which: Extreme, result: &[usize]) -> DispatchTensor {
+    let (outer, size, inner) = around(a.shape(), axis);
+    let host = a.host();
+    let places: Vec<i64> = for_float!(a.dtype(), R => {
+        let values = host.values::<R>();
+        // The smallest is the largest of the negatives.
+        let sign = R::from_f64(if which == Extreme::Largest { 1.0 } else { -1.0 });
+        if inner == 1 {
+            in_parts(outer, 64, #[inline(always)] |k, out| {
+                for (out, row) in out.iter_mut().zip(values[k * 64 * size..].chunks_exact(size)) {
+                    *out = largest_place(row, sign) as i64;
+                }
+            })
+        } else {
+            in_parts(outer * inner, inner, #[inline(always)] |k, out| {
+                largest_places(&values[k * size * inner..][..size * inner], sign, out);
+            })
+        }
+    });
+    from_host(places, result, DType::Int64)
+}
+
+/// The place of the largest `sign * value`.
+#[inline(always)]
+fn largest_place<R: Real>(row: &[R], sign: R) -> usize {
+    const LANES: usize = 16;
+    let mut best = [sign * row[0]; LANES];
+    let mut is_number = true;
+    let mut chunks = row.chunks_exact(LANES);
+    for chunk in &mut chunks {
+        for lane in 0..LANES {
+            let value = sign * chunk[lane];
+            is_number &= value == value;
+            best[lane] = if value > best[lane] { value } else { best[lane] };
+        }
+    }
+    for (best, value) in best.iter_mut().zip(chunks.remainder()) {
+        let value = sign * *value;
+        is_number &= value == value;
+        *best = if value > *best { value } else { *best };
+    }
+    if !is_number {
+        return row.iter().position(|value| value != value).unwrap_or(0);
+    }
+    let largest = best.into_iter().fold(best[0], |a, b| if b > a { b } else { a });
+    row.iter().position(|value| sign * *value == largest).unwrap_or(0)
+}
+
+/// For each column of these rows, the row of the largest `sign * value`.
+#[inline(always)]
+fn largest_places<R: Real>(rows: &[R], sign: R, places: &mut [i64]) {
+    let mut best: Vec<R> = rows[..places.len()].iter().map(|value| sign * *value).collect();
+    for (row, values) in rows.chunks_exact(places.len()).enumerate().skip(1) {
+        for ((best, place), value) in best.iter_mut().zip(places.iter_mut()).zip(values) {
+            let value = sign * *value;
+            // Where the best is a NaN it stays, and where the value is one it wins.
+            let wins = (value > *best) | ((value != value) & (*best == *best));
+            *best = if wins { value } else { *best };
+            *place = if wins { row as i64 } else { *place };
+        }
+    }
+}

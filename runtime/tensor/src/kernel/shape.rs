@@ -1,0 +1,142 @@
+//! The same elements in another arrangement. Kernels read rows without gaps, so each of these is one copy, made at once by all threads.
+
+use burn_dispatch::DispatchTensor;
+
+use super::fill::{Fill, copied, in_parts, joined};
+use super::{around, for_elements, truths};
+use crate::tensor::{Host, Sizes, from_host};
+use crate::{DType, Tensor};
+
+/// The rows and columns of the blocks in which a matrix is transposed: a block of both stays in the nearest cache.
+const BLOCK: usize = 16;
+
+/// Axis `i` of the result is axis `axes[i]` of `a`.
+pub(crate) fn permute(a: &Tensor, axes: &[usize], shape: &[usize]) -> DispatchTensor {
+    let strides = row_major(a.shape());
+    let strides: Sizes = axes.iter().map(|&axis| strides[axis]).collect();
+    for_elements!(a, |values| arranged(values, shape, &strides), shape)
+}
+
+/// `a`, of the rank of `shape`, stretched to it.
+pub(crate) fn broadcast(a: &Tensor, shape: &[usize]) -> DispatchTensor {
+    let strides = row_major(a.shape())
+        .iter()
+        .zip(a.shape())
+        .map(|(&stride, &size)| if size == 1 { 0 } else { stride })
+        .collect::<Sizes>();
+    for_elements!(a, |values| arranged(values, shape, &strides), shape)
+}
+
+/// How far apart the elements along each axis are.
+fn row_major(shape: &[usize]) -> Sizes {
+    let mut strides = Sizes::from_slice(shape);
+    let mut stride = 1;
+    for place in strides.iter_mut().rev() {
+        (*place, stride) = (stride, stride * *place);
+    }
+    strides
+}
+
+/// Axes that lie one after another in both arrangements, as one; those of size 1 are left out.
+fn merged(shape: &[usize], strides: &[usize]) -> Vec<(usize, usize)> {
+    let mut axes: Vec<(usize, usize)> = Vec::with_capacity(shape.len());
+    for (&size, &stride) in shape.iter().zip(strides).filter(|(size, _)| **size != 1) {
+        match axes.last_mut() {
+            Some((before, outer)) if *outer == stride * size => (*before, *outer) = (*before * size, stride),
+            _ => axes.push((size, stride)),
+        }
+    }
+    axes
+}
+
+/// The elements of the tensor of this shape whose element `i` is at the sum of `i[k] * strides[k]`.
+fn arranged<T: Fill>(values: &[T], shape: &[usize], strides: &[usize]) -> Vec<T> {
+    let axes = merged(shape, strides);
+    let count = shape.iter().product();
+    let Some((&(width, step), outer)) = axes.split_last() else {
+        return values[..count].to_vec();
+    };
+    // Where a row of the result begins.
+    let start = |outer: &[(usize, usize)], row: usize| {
+        let mut rest = row;
+        outer.iter().rev().fold(0, |start, &(size, stride)| {
+            let place = rest % size;
+            rest /= size;
+            start + place * stride
+        })
+    };
+    if let Some((&(height, 1), outer)) = outer.split_last()
+        && step > 1
+    {
+        // The result's columns are rows where they come from: they are turned block by block.
+        return in_parts(
+            count,
+            BLOCK.min(height) * width,
+            #[inline(always)]
+            |k, out| {
+                // A part may span two planes where their height is no multiple of a block: then row by row.
+                let (first, rows) = (k * BLOCK.min(height), out.len() / width);
+                if first / height == (first + rows - 1) / height {
+                    let start = start(outer, first / height) + first % height;
+                    for column in (0..width).step_by(BLOCK) {
+                        let columns = column..(column + BLOCK).min(width);
+                        for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                            for (column, out) in columns.clone().zip(&mut out[columns.clone()]) {
+                                *out = values[start + row + column * step];
+                            }
+                        }
+                    }
+                    return;
+                }
+                for (row, out) in out.chunks_exact_mut(width).enumerate() {
+                    let start = start(outer, (first + row) / height) + (first + row) % height;
+                    out.iter_mut().enumerate().for_each(|(column, out)| *out = values[start + column * step]);
+                }
+            },
+        );
+    }
+    if step == 1 {
+        return copied(values, count, width, |row| start(outer, row));
+    }
+    in_parts(
+        count,
+        width,
+        #[inline(always)]
+        |row, out| {
+            let start = start(outer, row);
+            out.iter_mut().enumerate().for_each(|(column, out)| *out = values[start + column * step]);
+        },
+    )
+}
+
+/// The tensors one after another along `axis`.
+pub(crate) fn concatenate(tensors: &[&Tensor], axis: usize, shape: &[usize]) -> DispatchTensor {
+    let (outer, _, inner) = around(shape, axis);
+    let hosts: Vec<Host> = tensors.iter().map(|tensor| tensor.host()).collect();
+    let widths: Vec<usize> = tensors.iter().map(|tensor| tensor.shape()[axis] * inner).collect();
+    let dtype = tensors[0].dtype();
+    macro_rules! joined {
+        ($type:ty) => {{
+            let parts: Vec<&[$type]> = hosts.iter().map(Host::values::<$type>).collect();
+            from_host(joined(&parts, &widths, outer), shape, dtype)
+        }};
+    }
+    match dtype {
+        DType::Float32 => joined!(f32),
+        DType::Float64 => joined!(f64),
+        DType::Int32 => joined!(i32),
+        DType::Int64 => joined!(i64),
+        DType::Boolean => {
+            let parts: Vec<&[u8]> = hosts.iter().map(Host::bytes).collect();
+            truths(joined(&parts, &widths, outer), shape)
+        }
+    }
+}
+
+/// The elements from `start` on along `axis`.
+pub(crate) fn slice(a: &Tensor, axis: usize, start: usize, shape: &[usize]) -> DispatchTensor {
+    let (_, size, inner) = around(a.shape(), axis);
+    let count = shape.iter().product();
+    let (row, width, start) = (size * inner, shape[axis] * inner, start * inner);
+    for_elements!(a, |values| copied(values, count, width, |k| k * row + start), shape)
+}
