@@ -1,16 +1,18 @@
 """Kilnbox beside metatrain: the same options, the same data, the two programs in turn on the same machine.
 
-    cargo xtask bench vs-metatrain [--architecture soap-bpnn pet] [--repeats 3] [--epochs 20] [--options FILE.yaml] [--python PYTHON]
+    cargo xtask bench vs-metatrain [--architecture soap-bpnn pet] [--data ethanol carbon] [--repeats 3] [--epochs 20] [--options FILE.yaml] [--python PYTHON]
     cargo xtask bench vs-metatrain --device cuda   # both on an accelerator: cuda, metal or vulkan
     cargo xtask bench vs-metatrain --accuracy      # all epochs of the options with three seeds: errors on the test set
+    cargo xtask bench vs-metatrain --evaluation    # trained models on structures, one by one and in batches of 64
     cargo xtask bench start                        # only the time from the program's start to its first training step
 
-Without --architecture, all are compared that both programs have. metatrain runs with PYTHON; without one, a virtual environment is made for it
-in `target/metatrain`. Every figure is a median over the repeats, every ratio Kilnbox over metatrain.
+Without --architecture, all are compared that both programs have; without --data, ethanol. Carbon, crystals of four atoms, is part of the reference data alone. metatrain
+runs with PYTHON; without one, a virtual environment is made for it in `target/metatrain`. Every figure is a median over the repeats, every ratio Kilnbox over metatrain.
 
 - epoch: wall time between the lines of successive epochs in the log, the first two left out;
 - start: from the start of the process to the end of the first optimizer step, in metatrain by PyTorch's own hook;
-- memory: the largest resident set of the process over its whole run, the final evaluation included.
+- memory: the largest resident set of the process over its whole run, the final evaluation included;
+- evaluation: milliseconds per atom for energies and forces, as each program says them itself: the mean over its batches.
 """
 
 import argparse
@@ -24,8 +26,7 @@ import sys
 import tempfile
 import time
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
-METATRAIN = "metatrain[soap-bpnn]==2026.4.1"
+from environment import REPOSITORY, metatrain_python
 
 # Runs metatrain's command line and says when the first optimizer step has ended.
 DRIVER = """
@@ -47,52 +48,62 @@ FIRST_STEP = re.compile(r"^timing first-step ([0-9.]+)", re.MULTILINE)
 EVALUATED = re.compile(r"Evaluating (\w+) dataset")
 ENERGY = re.compile(r"energy RMSE \(per atom\): ([0-9.e+-]+) (\S+)")
 FORCES = re.compile(r"(?:positions_gradients|forces) RMSE: ([0-9.e+-]+) (\S+)")
+PER_ATOM = re.compile(r"evaluation time: .*\[([0-9.e+-]+) ± [0-9.e+-]+ ms per atom\]")
 
-# The options of each architecture's comparison, by the name of its folder in `guests/`: those of the reference data, and where that is absent our own
+# The options of each comparison, by the data and the name of the architecture's folder in `guests/`: those of the reference data, and where that is absent our own
 # with the architecture's name put in. Whoever adds an architecture that metatrain has adds a line.
 OURS = REPOSITORY / "fixtures" / "ethanol" / "options.yaml"
 REFERENCE = REPOSITORY.parent / "shared" / "data"
+CARBON = pathlib.Path(__file__).parent / "carbon.yaml"
 OPTIONS = {
-    "soap-bpnn": [REFERENCE / "soap-bpnn-ethanol.yaml", OURS],
-    "pet": [REFERENCE / "pet-ethanol.yaml", OURS],
+    "ethanol": {
+        "soap-bpnn": [REFERENCE / "soap-bpnn-ethanol.yaml", OURS],
+        "pet": [REFERENCE / "pet-ethanol.yaml", OURS],
+    },
+    "carbon": {"soap-bpnn": [CARBON], "pet": [CARBON]},
 }
 SEEDS = 3
+BATCHES = [1, 64]
 # What metatrain calls a device where it is not our name; one card has several ways to it.
 DEVICES_OF_METATRAIN = {"metal": "mps", "vulkan": "cuda", "webgpu": "cuda"}
 
 
-class Run:
-    """One training: its times, its memory and its errors on the test set."""
+def laid_out(folder, options):
+    """Puts a file of options into `folder`, and links all that it may name: paths in options are relative to the folder that one works in, which is the repository for
+    ours, the folder of the data for those of carbon, and their own folder for others."""
+    root = REFERENCE if options == CARBON else REPOSITORY if options.is_relative_to(REPOSITORY) else options.parent
+    for entry in [root / "fixtures"] if root == REPOSITORY else root.iterdir():
+        (folder / entry.name).symlink_to(entry.resolve())
+    shutil.copy(options, folder / "benchmark.yaml")
 
-    def __init__(self, command, options, overrides, environment):
-        with tempfile.TemporaryDirectory() as folder:
-            folder = pathlib.Path(folder)
-            # Paths in options are relative to the folder that one works in: ours to the repository, others to their own.
-            root = REPOSITORY if options.is_relative_to(REPOSITORY) else options.parent
-            name = options.relative_to(root)
-            for entry in (root / name.parts[0],) if len(name.parts) > 1 else root.iterdir():
-                (folder / entry.name).symlink_to(entry.resolve())
-            overrides = [part for override in overrides for part in ("-r", override)]
-            command = [*command, "train", name, *overrides]
-            started = time.time()
-            process = subprocess.Popen(
-                command, cwd=folder, env=os.environ | environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-            )
-            lines, epochs = [], {}
-            for line in process.stdout:
-                lines.append(line)
-                if match := EPOCH.search(line):
-                    epochs[int(match.group(1))] = time.time()
-            _, status, usage = os.wait4(process.pid, 0)
-            process.returncode = os.waitstatus_to_exitcode(status)
-        output = "".join(lines)
+
+class Run:
+    """One run of a program in a folder: what it said and when, and its memory."""
+
+    def __init__(self, folder, command, environment=None):
+        started = time.time()
+        process = subprocess.Popen(
+            command, cwd=folder, env=os.environ | (environment or {}), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        lines, epochs = [], {}
+        for line in process.stdout:
+            lines.append(line)
+            if match := EPOCH.search(line):
+                epochs[int(match.group(1))] = time.time()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        self.output = "".join(lines)
         if process.returncode != 0:
-            sys.exit(f"`{' '.join(map(str, command))}` failed:\n{output}")
+            sys.exit(f"`{' '.join(map(str, command))}` failed:\n{self.output}")
         times = [epochs[epoch] - epochs[epoch - 1] for epoch in sorted(epochs) if epoch >= 2]
         self.epoch = statistics.median(times) if times else float("nan")
-        self.start = float(FIRST_STEP.search(output).group(1)) - started
+        first_step = FIRST_STEP.search(self.output)
+        self.start = float(first_step.group(1)) - started if first_step else float("nan")
         self.memory = usage.ru_maxrss / 1024
-        evaluated = output[output.rindex("Evaluating test dataset") :] if "Evaluating test dataset" in output else ""
+        # A dataset that is evaluated alone says so as well: the last line counts.
+        per_atom = PER_ATOM.findall(self.output)
+        self.per_atom = float(per_atom[-1]) if per_atom else float("nan")
+        evaluated = self.output[self.output.rindex("Evaluating test dataset") :] if "Evaluating test dataset" in self.output else ""
         self.energy, self.energy_unit = measured(ENERGY, evaluated)
         self.forces, self.forces_unit = measured(FORCES, evaluated)
 
@@ -105,33 +116,21 @@ def measured(pattern, text):
     return (value / 1000, unit.replace("meV", "eV")) if "meV" in unit else (value, unit)
 
 
-def metatrain_python():
-    """The Python of a virtual environment with metatrain, made if need be."""
-    folder = REPOSITORY / "target" / "metatrain"
-    python = folder / "bin" / "python"
-    if not (folder / "complete").exists():
-        print(f"installing {METATRAIN} in {folder}", flush=True)
-        shutil.rmtree(folder, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", METATRAIN], check=True)
-        (folder / "complete").touch()
-    return python
-
-
-def options_of(architecture):
+def options_of(data, architecture):
     """The options to compare an architecture with, the first that is there."""
-    return next(path for path in OPTIONS[architecture] if path.exists())
+    return next(path for path in OPTIONS[data][architecture] if path.exists())
 
 
 def compared(arguments):
-    """Pairs of an architecture's name and its options."""
+    """Triples of a title, an architecture's name and its options."""
     if arguments.options:
         options = arguments.options.resolve()
         names = arguments.architecture or [said_in(options, "name").replace("_", "-")]
-        return [(name, options) for name in names]
+        return [(name, name, options) for name in names]
     # An architecture may be in the table before it is in this checkout.
-    present = [name for name in OPTIONS if (REPOSITORY / "guests" / name).is_dir()]
-    return [(name, options_of(name)) for name in arguments.architecture or present]
+    present = [name for name in OPTIONS["ethanol"] if (REPOSITORY / "guests" / name).is_dir()]
+    wanted = [(data, name) for data in arguments.data for name in arguments.architecture or present]
+    return [(name if data == "ethanol" else f"{name} {data}", name, options_of(data, name)) for data, name in wanted]
 
 
 def said_in(options, key):
@@ -143,11 +142,11 @@ def said_in(options, key):
 class Comparison:
     """Runs of both programs with one architecture."""
 
-    def __init__(self, architecture, options, arguments, metatrain):
-        self.architecture, self.options, self.arguments = architecture, options, arguments
+    def __init__(self, title, architecture, options, arguments, metatrain):
+        self.title, self.architecture, self.options, self.arguments = title, architecture, options, arguments
         self.programs = {"kilnbox": [arguments.kilnbox.absolute()], "metatrain": metatrain}
         self.repeats = SEEDS if arguments.accuracy else arguments.repeats
-        default = said_in(options, "num_epochs") if arguments.accuracy else 1 if arguments.start_only else 20
+        default = said_in(options, "num_epochs") if arguments.accuracy else 1 if arguments.start_only or arguments.evaluation else 20
         self.epochs = arguments.epochs or int(default)
         self.runs = {"kilnbox": [], "metatrain": [], "cold": []}
 
@@ -165,6 +164,12 @@ class Comparison:
                     self.runs[program].append(self.train(program, cache, repeat, self.epochs))
 
     def train(self, program, cache, seed, epochs):
+        with tempfile.TemporaryDirectory() as folder:
+            folder = pathlib.Path(folder)
+            laid_out(folder, self.options)
+            return self.train_in(folder, program, cache, seed, epochs)
+
+    def train_in(self, folder, program, cache, seed, epochs):
         overrides = {
             # Ours finds either spelling.
             "architecture.name": self.architecture.replace("-", "_"),
@@ -175,15 +180,42 @@ class Comparison:
         if device := self.arguments.device:
             overrides["device"] = DEVICES_OF_METATRAIN.get(device, device) if program == "metatrain" else device
         environment = {"KILNBOX_TIMING": "1", "XDG_CACHE_HOME": cache} if program == "kilnbox" else {}
-        return Run(self.programs[program], self.options, [f"{key}={value}" for key, value in overrides.items()], environment)
+        chosen = [part for key, value in overrides.items() for part in ("-r", f"{key}={value}")]
+        return Run(folder, [*self.programs[program], "train", "benchmark.yaml", *chosen], environment)
+
+    def run_evaluation(self):
+        """Trains a model with each program, and evaluates each on all structures, in turn."""
+        text = self.options.read_text()
+        # What is read and what the energies and forces are called, as the training set has it.
+        section = re.search(r"^training_set:\n((?: +.*\n)+)", text, re.MULTILINE).group(1)
+        section = re.sub(r"^  indices:.*\n", "", section, flags=re.MULTILINE)
+        with tempfile.TemporaryDirectory() as folder:
+            folders = {program: pathlib.Path(folder) / program for program in self.programs}
+            for program, place in folders.items():
+                place.mkdir()
+                laid_out(place, self.options)
+                self.train_in(place, program, folder, 0, self.epochs)
+                (place / "evaluation.yaml").write_text(re.sub(r"^  ", "", section, flags=re.MULTILINE))
+            models = {"kilnbox": "model.kiln", "metatrain": "model.pt"}
+            for batch in BATCHES:
+                runs = {program: [] for program in self.programs}
+                for _ in range(self.repeats):
+                    for program in ["metatrain", "kilnbox"]:
+                        command = [*self.programs[program], "eval", models[program], "evaluation.yaml", "-b", str(batch), "-o", "predicted.xyz"]
+                        environment = {"XDG_CACHE_HOME": folder} if program == "kilnbox" else {}
+                        runs[program].append(Run(folders[program], command, environment))
+                ours, theirs = ([run.per_atom for run in runs[program]] for program in ["kilnbox", "metatrain"])
+                self.show(f"evaluation per atom, batches of {batch}", "ms", ours, theirs, 4)
+                ours, theirs = ([run.memory for run in runs[program]] for program in ["kilnbox", "metatrain"])
+                self.show(f"peak memory of the evaluation, batches of {batch}", "MiB", ours, theirs)
 
     def of(self, program, quantity):
         return [getattr(run, quantity) for run in self.runs[program]]
 
-    def show(self, name, unit, kilnbox, metatrain):
+    def show(self, name, unit, kilnbox, metatrain, digits=3):
         ours, theirs = statistics.median(kilnbox), statistics.median(metatrain)
-        print(f"{self.architecture} {name}: kilnbox {ours:.3f} {unit}, metatrain {theirs:.3f} {unit}")
-        print(f"ratio {self.architecture} {name}, kilnbox over metatrain = {ours / theirs:.3f}", flush=True)
+        print(f"{self.title} {name}: kilnbox {ours:.{digits}f} {unit}, metatrain {theirs:.{digits}f} {unit}")
+        print(f"ratio {self.title} {name}, kilnbox over metatrain = {ours / theirs:.3f}", flush=True)
 
     def show_speed(self):
         if not self.arguments.start_only:
@@ -198,18 +230,19 @@ class Comparison:
                 values, (unit, *_) = self.of(program, quantity), self.of(program, f"{quantity}_unit")
                 each = ", ".join(f"{value:.4f}" for value in values)
                 spread = f"{min(values):.4f} to {max(values):.4f}"
-                print(f"{self.architecture} {name}, {program}: {each}; mean {statistics.mean(values):.4f} {unit}, spread {spread}")
+                print(f"{self.title} {name}, {program}: {each}; mean {statistics.mean(values):.4f} {unit}, spread {spread}")
             ours, theirs = statistics.mean(self.of("kilnbox", quantity)), self.of("metatrain", quantity)
             place = "below" if ours < min(theirs) else "above" if ours > max(theirs) else "within"
-            print(f"{self.architecture} {name}: the mean of kilnbox is {place} metatrain's spread")
+            print(f"{self.title} {name}: the mean of kilnbox is {place} metatrain's spread")
             ratio = ours / statistics.mean(theirs)
-            print(f"ratio {self.architecture} {name}, kilnbox over metatrain = {ratio:.3f}", flush=True)
+            print(f"ratio {self.title} {name}, kilnbox over metatrain = {ratio:.3f}", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kilnbox", type=pathlib.Path, required=True, help="the program; `cargo xtask bench` gives it")
-    parser.add_argument("--architecture", nargs="+", choices=OPTIONS, metavar="NAME", help=f"of {', '.join(OPTIONS)}; all by default")
+    parser.add_argument("--architecture", nargs="+", choices=OPTIONS["ethanol"], metavar="NAME", help=f"of {', '.join(OPTIONS['ethanol'])}; all by default")
+    parser.add_argument("--data", nargs="+", choices=OPTIONS, default=["ethanol"], metavar="NAME", help=f"of {', '.join(OPTIONS)}")
     parser.add_argument("--python", type=pathlib.Path, help="a Python that has metatrain")
     parser.add_argument("--options", type=pathlib.Path, help="other options than those of the table")
     parser.add_argument("--repeats", type=int, default=3)
@@ -217,14 +250,18 @@ def main():
     parser.add_argument("--device", help="what both train on; by default what each takes without being told")
     parser.add_argument("--start-only", action="store_true")
     parser.add_argument("--accuracy", action="store_true")
+    parser.add_argument("--evaluation", action="store_true")
     arguments = parser.parse_args()
 
     python = arguments.python or metatrain_python()
     metatrain = [python, "-u", "-W", "ignore", "-c", DRIVER]
-    for architecture, options in compared(arguments):
-        comparison = Comparison(architecture, options, arguments, metatrain)
+    for title, architecture, options in compared(arguments):
+        comparison = Comparison(title, architecture, options, arguments, metatrain)
         processors = len(os.sched_getaffinity(0))
-        print(f"{architecture}: {options}, {comparison.epochs} epochs, {comparison.repeats} runs each, {processors} processors", flush=True)
+        print(f"{title}: {options}, {comparison.epochs} epochs, {comparison.repeats} runs each, {processors} processors", flush=True)
+        if arguments.evaluation:
+            comparison.run_evaluation()
+            continue
         comparison.run()
         if arguments.accuracy:
             comparison.show_accuracy()

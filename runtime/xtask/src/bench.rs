@@ -1,40 +1,61 @@
-//! Benchmarks that print ratios. Those beside metatrain live in `tests/peers/`, because they drive two programs.
+//! Benchmarks that print ratios. Those beside peers live in `tests/peers/`, because they drive programs in Python.
 
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use crate::{build_kilnbox, command, guests};
+use crate::{build_kilnbox, command, guests, target};
+
+/// All of them.
+const NAMES: &str = "vs-metatrain, start, sandbox, kernels or scale";
 
 /// Runs the benchmark that the first argument names; the others are its own, such as `--architecture pet` and `--accuracy` for `vs-metatrain`: its
 /// `--help` shows them.
 pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
-    let (name, rest) = arguments.split_first().ok_or("name a benchmark: vs-metatrain, start or sandbox")?;
+    let (name, rest) = arguments.split_first().ok_or(format!("name a benchmark: {NAMES}"))?;
     // The benchmark's own option, which also says what to build.
     let device = rest.iter().position(|word| word == "--device").and_then(|place| rest.get(place + 1)?.to_str());
-    let program = build_kilnbox(root, device.filter(|&device| device != "cpu").unwrap_or_default())?;
+    let device = device.filter(|&device| device != "cpu").unwrap_or_default();
     let mut command = match name.to_str() {
         Some(name @ ("vs-metatrain" | "start")) => {
-            let mut python = Command::new("python3");
-            python.arg(root.join("tests/peers/metatrain_bench.py")).arg("--kilnbox").arg(&program);
+            let mut script = script(root, "metatrain_bench.py");
+            script.arg("--kilnbox").arg(build_kilnbox(root, device)?);
             if name == "start" {
-                python.arg("--start-only");
+                script.arg("--start-only");
             }
-            python
+            script
+        }
+        Some("scale") => {
+            let mut script = script(root, "scale_bench.py");
+            script.arg("--kilnbox").arg(build_kilnbox(root, device)?);
+            script
+        }
+        Some("kernels") => {
+            let mut script = script(root, "kernels_bench.py");
+            script.arg("--engine").arg(built(root, "bench-kernels")?);
+            script
         }
         Some("sandbox") => {
-            let mut cargo = command::cargo(root);
-            cargo.args(["run", "--quiet", "--release", "--package", "kilnbox-tests", "--bin", "bench-sandbox", "--"]);
-            cargo
+            build_kilnbox(root, device)?;
+            Command::new(built(root, "bench-sandbox")?)
         }
-        _ => {
-            return Err(format!(
-                "there is no benchmark `{}`: name vs-metatrain, start or sandbox",
-                name.to_string_lossy()
-            ));
-        }
+        _ => return Err(format!("there is no benchmark `{}`: name {NAMES}", name.to_string_lossy())),
     };
     command.args(rest);
     guests::show_to(&mut command, root);
     command::status(&mut command)
+}
+
+/// A script of `tests/peers/`. Those that need a peer in their own process start themselves again with the Python that has it.
+fn script(root: &Path, name: &str) -> Command {
+    let mut command = Command::new("python3");
+    // No compiled scripts beside the sources.
+    command.arg("-B").arg(root.join("tests/peers").join(name));
+    command
+}
+
+/// A benchmark's program among the tests, built.
+fn built(root: &Path, name: &str) -> Result<PathBuf, String> {
+    command::check(command::cargo(root).args(["build", "--release", "--package", "kilnbox-tests", "--bin", name]))?;
+    Ok(target(root).join("release").join(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
 }
