@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use crate::DataError;
 use crate::dataset::{Dataset, Stream};
-use crate::neighbor_list::{Geometry, MOST_PAIRS, PairList, Pairs, neighbor_list_within, too_many};
+use crate::neighbor_list::{Geometry, MOST_PAIRS, PairList, Pairs, neighbor_list_within, side_by_side, too_many};
 use crate::target::TargetData;
 use crate::types::{NeighborListOptions, TensorMap};
 
@@ -313,7 +313,7 @@ impl Dataset {
             for some in stored.chunks(LISTS_AT_ONCE) {
                 let find = |&index: &u32| self.neighbor_list(index, request, &desk.stopped);
                 // Collected with their errors, so that the first one is told, whichever was found first.
-                for list in some.par_iter().map(find).collect::<Vec<_>>() {
+                for list in side_by_side(|| some.par_iter().map(find).collect::<Vec<_>>()) {
                     let list = list?;
                     left = left.checked_sub(list.len()).ok_or_else(|| too_many(request.cutoff))?;
                     bytes += PairList::BYTES_OF_PAIR * list.len() as u64;

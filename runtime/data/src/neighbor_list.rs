@@ -4,10 +4,11 @@
 //! own. Along a periodic direction the bins wrap, and go around as often as the cutoff asks, so a cell may be far smaller than
 //! the cutoff. Directions that are not periodic are spanned by unit vectors at right angles to the periodic ones, and their bins end where the atoms end.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use rayon::prelude::*;
+use rayon::{ThreadPool, ThreadPoolBuilder};
 
 use crate::{DataError, NeighborListOptions};
 
@@ -100,7 +101,7 @@ pub(crate) fn neighbor_list_within(
     let of_atoms: Vec<Vec<Pair>> = if count < PARALLEL_ATOMS {
         (0..count).map(neighbors).collect::<Result<_, _>>()?
     } else {
-        (0..count).into_par_iter().map(neighbors).collect::<Result<_, _>>()?
+        side_by_side(|| (0..count).into_par_iter().map(neighbors).collect::<Result<_, _>>())?
     };
     let pairs = of_atoms.iter().map(Vec::len).sum();
     let mut list = PairList { atoms: Vec::with_capacity(pairs), shifts: Vec::with_capacity(pairs) };
@@ -109,6 +110,20 @@ pub(crate) fn neighbor_list_within(
         list.shifts.push(shift);
     }
     Ok(list)
+}
+
+/// Does parallel work on threads of its own, as many as kernels have. Batches are prepared on another thread while those of the kernels wait for one: with a single thread, a search
+/// that needed it would wait for ever.
+pub(crate) fn side_by_side<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    static THREADS: OnceLock<Option<ThreadPool>> = OnceLock::new();
+    let threads = THREADS.get_or_init(|| {
+        let name = |number| format!("neighbors {number}");
+        ThreadPoolBuilder::new().num_threads(rayon::current_num_threads()).thread_name(name).build().ok()
+    });
+    match threads {
+        Some(threads) => threads.install(work),
+        None => work(),
+    }
 }
 
 pub(crate) fn too_many(cutoff: f64) -> DataError {
