@@ -229,7 +229,7 @@ pub(crate) fn softmax_product(y: &Tensor, g: &Tensor, neighbourhoods: &Neighbour
     let (y_host, g_host) = (y.host(), g.host());
     for_float!(y.dtype(), R => {
         let inputs = [y_host.values(), g_host.values()];
-        let values = for_each_row::<R, 2>(inputs, neighbourhoods, #[inline(always)] |rows, out| softmax::product(rows, out));
+        let values = for_each_row::<R, 2>(inputs, neighbourhoods, softmax::product);
         from_host(values, y.shape(), y.dtype())
     })
 }
@@ -240,7 +240,7 @@ pub(crate) fn softmax_curvature([y, g, u]: [&Tensor; 3], neighbourhoods: &Neighb
     for_float!(y.dtype(), R => {
         let inputs = [hosts[0].values(), hosts[1].values(), hosts[2].values()];
         let values =
-            for_each_row::<R, 3>(inputs, neighbourhoods, #[inline(always)] |rows, out| softmax::curvature(rows, out));
+            for_each_row::<R, 3>(inputs, neighbourhoods, softmax::curvature);
         from_host(values, y.shape(), y.dtype())
     })
 }

@@ -156,10 +156,8 @@ pub(crate) fn comparison(function: Comparison, a: &Tensor, b: &Tensor, result: &
 /// Neither NaN nor infinite.
 pub(crate) fn is_finite(a: &Tensor) -> DispatchTensor {
     let host = a.host();
-    // The difference is 0 for finite numbers and NaN for all others.
     for_float!(a.dtype(), R => {
-        let zero = R::default();
-        from_host(map(host.values::<R>(), #[inline(always)] move |a| a - a == zero), a.shape(), DType::Boolean)
+        from_host(map(host.values::<R>(), #[inline(always)] |a: R| a.is_finite()), a.shape(), DType::Boolean)
     })
 }
 

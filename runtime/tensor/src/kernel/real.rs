@@ -28,6 +28,8 @@ pub(crate) trait Real:
     fn sqrt(self) -> Self;
     /// Without its sign.
     fn abs(self) -> Self;
+    /// Whether it is no number.
+    fn is_nan(self) -> bool;
     // The functions below are right to within five units in the last place, and branch-free, so that loops over them are vectorised.
     /// e to this power.
     fn exp(self) -> Self;
@@ -131,7 +133,7 @@ const ERF_SERIES: f64 = 0.75;
 const ERFC32: [f32; 7] =
     [5.936_564e-4, 7.828_657e-3, 3.957_977e-3, -7.895_36e-2, 2.416_58e-1, -4.271_860_5e-1, 2.553_956_7e-1];
 const ERFC64: [f64; 14] = [
-    -3.102_943_577_091_325_7e-6,
+    -3.102_943_577_091_326e-6,
     -1.671_645_995_459_796_4e-5,
     -2.835_850_803_296_366e-5,
     2.755_003_246_455_415_5e-5,
@@ -141,7 +143,7 @@ const ERFC64: [f64; 14] = [
     -8.471_439_029_765_687e-4,
     6.997_461_659_965_396e-3,
     3.732_892_406_969_172e-3,
-    -7.897_858_101_479_591e-2,
+    -7.897_858_101_479_59e-2,
     2.416_581_942_424_965_8e-1,
     -4.271_858_474_139_599_1e-1,
     2.553_956_763_105_057e-1,
@@ -219,6 +221,11 @@ macro_rules! real {
             #[inline(always)]
             fn abs(self) -> Self {
                 self.abs()
+            }
+
+            #[inline(always)]
+            fn is_nan(self) -> bool {
+                self.is_nan()
             }
 
             #[inline(always)]

@@ -185,17 +185,17 @@ fn largest_place<R: Real>(row: &[R], sign: R) -> usize {
     for chunk in &mut chunks {
         for lane in 0..LANES {
             let value = sign * chunk[lane];
-            is_number &= value == value;
+            is_number &= !value.is_nan();
             best[lane] = if value > best[lane] { value } else { best[lane] };
         }
     }
     for (best, value) in best.iter_mut().zip(chunks.remainder()) {
         let value = sign * *value;
-        is_number &= value == value;
+        is_number &= !value.is_nan();
         *best = if value > *best { value } else { *best };
     }
     if !is_number {
-        return row.iter().position(|value| value != value).unwrap_or(0);
+        return row.iter().position(|value| value.is_nan()).unwrap_or(0);
     }
     let largest = best.into_iter().fold(best[0], |a, b| if b > a { b } else { a });
     row.iter().position(|value| sign * *value == largest).unwrap_or(0)
@@ -209,7 +209,7 @@ fn largest_places<R: Real>(rows: &[R], sign: R, places: &mut [i64]) {
         for ((best, place), value) in best.iter_mut().zip(places.iter_mut()).zip(values) {
             let value = sign * *value;
             // Where the best is a NaN it stays, and where the value is one it wins.
-            let wins = (value > *best) | ((value != value) & (*best == *best));
+            let wins = (value > *best) | (value.is_nan() & !best.is_nan());
             *best = if wins { value } else { *best };
             *place = if wins { row as i64 } else { *place };
         }

@@ -16,8 +16,8 @@ fn total<R: Real>(size: usize, term: impl Fn(usize) -> R) -> R {
     let mut lanes = [R::default(); LANES];
     let whole = size - size % LANES;
     for start in (0..whole).step_by(LANES) {
-        for lane in 0..LANES {
-            lanes[lane] += term(start + lane);
+        for (lane, total) in lanes.iter_mut().enumerate() {
+            *total += term(start + lane);
         }
     }
     for k in whole..size {
