@@ -38,7 +38,7 @@ impl fmt::Display for Place {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::File { file, line, column } => write!(formatter, "{file}:{line}:{column}"),
-            Self::Override(text) => write!(formatter, "in override `-r {text}`"),
+            Self::Override(text) => write!(formatter, "in override `-r {}`", crate::log::printable(text)),
         }
     }
 }
@@ -174,7 +174,8 @@ impl Node {
     /// When there is no `=`, the key is empty, the value is no YAML, or the key leads into something that has no keys.
     pub fn apply_override(&mut self, text: &str) -> Result<(), CliError> {
         let malformed = || {
-            CliError::input(format!("in override `-r {text}`: a key, `=` and a value are expected"))
+            let place = Place::Override(text.into());
+            CliError::input(format!("{place}: a key, `=` and a value are expected"))
                 .hint("for example `-r architecture.training.num_epochs=10`")
         };
         let (path, value) = text.split_once('=').ok_or_else(malformed)?;
@@ -185,8 +186,9 @@ impl Node {
         let node = Self::parse_override(value, text)?;
         // Options are written into the folder of a run, and have to be read from there.
         if keys.len() + node.depth() > MAX_DEPTH {
+            let place = Place::Override(text.into());
             return Err(CliError::input(format!(
-                "in override `-r {text}`: it is nested too deeply: at most {MAX_DEPTH} levels are read"
+                "{place}: it is nested too deeply: at most {MAX_DEPTH} levels are read"
             )));
         }
         self.set(&keys, node, text)
