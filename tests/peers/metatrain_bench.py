@@ -48,7 +48,7 @@ FIRST_STEP = re.compile(r"^timing first-step ([0-9.]+)", re.MULTILINE)
 EVALUATED = re.compile(r"Evaluating (\w+) dataset")
 ENERGY = re.compile(r"energy RMSE \(per atom\): ([0-9.e+-]+) (\S+)")
 FORCES = re.compile(r"(?:positions_gradients|forces) RMSE: ([0-9.e+-]+) (\S+)")
-PER_ATOM = re.compile(r"evaluation time: .*\[([0-9.e+-]+) ± [0-9.e+-]+ ms per atom\]")
+PER_ATOM = re.compile(r"[Ee]valuation time: .*\[([0-9.e+-]+) ± [0-9.e+-]+ ms per atom\]")
 
 # The options of each comparison, by the data and the name of the architecture's folder in `guests/`: those of the reference data, and where that is absent our own
 # with the architecture's name put in. Whoever adds an architecture that metatrain has adds a line.
@@ -202,6 +202,8 @@ class Comparison:
                 for _ in range(self.repeats):
                     for program in ["metatrain", "kilnbox"]:
                         command = [*self.programs[program], "eval", models[program], "evaluation.yaml", "-b", str(batch), "-o", "predicted.xyz"]
+                        # What its models need beside the file lies in a folder beside it.
+                        command += ["-e", "extensions"] if program == "metatrain" else []
                         environment = {"XDG_CACHE_HOME": folder} if program == "kilnbox" else {}
                         runs[program].append(Run(folders[program], command, environment))
                 ours, theirs = ([run.per_atom for run in runs[program]] for program in ["kilnbox", "metatrain"])
