@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::{command, target};
+use crate::{debian, target};
 
 /// The package, and what is taken out of it.
 const PACKAGE: &str = "chromium-common";
@@ -39,16 +39,8 @@ pub fn find(root: &Path) -> Result<PathBuf, String> {
         fs::remove_dir_all(&fresh).map_err(failed)?;
     }
     fs::create_dir_all(&fresh).map_err(failed)?;
-    if command::output(Command::new("apt-cache").args(["show", PACKAGE])).is_none() {
-        // Where lists of packages are out of date and this is allowed; where not, the download says what is wrong.
-        let _ = command::check(Command::new("apt-get").args(["update", "-qq"]));
-    }
     let advice = "tests with `--device swiftshader` need Debian's or a like archive";
-    command::check(Command::new("apt-get").args(["download", "-qq", PACKAGE]).current_dir(&fresh))
-        .map_err(|message| format!("{message}: {advice}"))?;
-    for entry in fs::read_dir(&fresh).map_err(failed)?.flatten() {
-        command::check(Command::new("dpkg").arg("-x").arg(entry.path()).arg(&fresh))?;
-    }
+    debian::fetch(&[PACKAGE], &fresh).map_err(|message| format!("{message}: {advice}"))?;
     let unpacked = fresh.join("usr/lib/chromium");
     fs::create_dir_all(&folder).map_err(|error| format!("`{}`: {error}", folder.display()))?;
     for file in FILES {
