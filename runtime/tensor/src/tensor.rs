@@ -477,7 +477,8 @@ fn panic_message(panic: &(dyn Any + Send)) -> String {
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it says nothing".to_owned())
 }
 
-fn reshaped(value: DispatchTensor, shape: Shape, dtype: DType) -> DispatchTensor {
+/// The elements in another shape with as many.
+pub(crate) fn reshaped(value: DispatchTensor, shape: Shape, dtype: DType) -> DispatchTensor {
     match dtype {
         DType::Boolean => Dispatch::bool_reshape(value, shape),
         dtype if dtype.is_integer() => Dispatch::int_reshape(value, shape),

@@ -189,6 +189,13 @@ fn around(shape: &[usize], axis: usize) -> (usize, usize, usize) {
 /// The functions of a piecewise polynomial that are evaluated together.
 const LANES: usize = 8;
 
+/// What the coefficient of a power of the local coordinate is multiplied with in the derivative of this order, on intervals of this width: that of `t^p` by `x` is
+/// `p (p - 1) .. (p - order + 1) t^(p - order) (dt/dx)^order`.
+fn derivative_factor(power: usize, order: usize, width: f64) -> f64 {
+    let falling: f64 = (0..order).map(|k| power as f64 - k as f64).product();
+    falling * (2.0 / width).powi(order as i32)
+}
+
 /// Horner's scheme in the local coordinate of each interval, for the derivative of this order.
 pub(crate) fn polynomial(
     x: &Tensor,
@@ -200,45 +207,40 @@ pub(crate) fn polynomial(
     let &[intervals, terms, functions] = coefficients.shape() else { unreachable!("the rank was checked") };
     let (host, table) = (x.host(), coefficients.host());
     let width = (upper - lower) / intervals as f64;
-    // The derivative of t^p by x of this order is p (p - 1) .. (p - order + 1) t^(p - order) (dt/dx)^order.
-    let factor = |power: usize| {
-        let falling: f64 = (0..order).map(|k| power as f64 - k as f64).product();
-        falling * (2.0 / width).powi(order as i32)
-    };
     for_float!(x.dtype(), R => {
-        let factors: Vec<R> = (0..terms).map(|power| R::from_f64(factor(power))).collect();
+        let factors: Vec<R> = (0..terms).map(|power| R::from_f64(derivative_factor(power, order, width))).collect();
         let table = table.values::<R>();
         let x_values = host.values::<R>();
         let values = fill::in_parts(shape.iter().product(), functions, #[inline(always)] |k, row: &mut [R]| {
-                let x = x_values[k].to_f64();
-                if !(lower..=upper).contains(&x) {
-                    // A NaN must not look like a distance beyond the cutoff.
-                    row.fill(if x.is_nan() { R::from_f64(f64::NAN) } else { R::default() });
-                    return;
-                }
-                let interval = (((x - lower) / width) as usize).min(intervals - 1);
-                let t = R::from_f64(2.0 * (x - lower - interval as f64 * width) / width - 1.0);
-                let block = &table[interval * terms * functions..][..terms * functions];
-                let terms = || block.chunks_exact(functions).zip(&factors).skip(order).rev();
-                let mut groups = row.chunks_exact_mut(LANES);
-                for (group, values) in (&mut groups).enumerate() {
-                    // Within a group the sums stay in registers.
-                    let mut sums = [R::default(); LANES];
-                    for (term, factor) in terms() {
-                        let Some(term) = term[group * LANES..].first_chunk::<LANES>() else { break };
-                        for lane in 0..LANES {
-                            sums[lane] = sums[lane].mul_add(t, term[lane] * *factor);
-                        }
-                    }
-                    values.copy_from_slice(&sums);
-                }
-                let rest = groups.into_remainder();
-                let first = functions - rest.len();
+            let x = x_values[k].to_f64();
+            if !(lower..=upper).contains(&x) {
+                // A NaN must not look like a distance beyond the cutoff.
+                row.fill(if x.is_nan() { R::from_f64(f64::NAN) } else { R::default() });
+                return;
+            }
+            let interval = (((x - lower) / width) as usize).min(intervals - 1);
+            let t = R::from_f64(2.0 * (x - lower - interval as f64 * width) / width - 1.0);
+            let block = &table[interval * terms * functions..][..terms * functions];
+            let terms = || block.chunks_exact(functions).zip(&factors).skip(order).rev();
+            let mut groups = row.chunks_exact_mut(LANES);
+            for (group, values) in (&mut groups).enumerate() {
+                // Within a group the sums stay in registers.
+                let mut sums = [R::default(); LANES];
                 for (term, factor) in terms() {
-                    for (value, coefficient) in rest.iter_mut().zip(&term[first..]) {
-                        *value = value.mul_add(t, *coefficient * *factor);
+                    let Some(term) = term[group * LANES..].first_chunk::<LANES>() else { break };
+                    for lane in 0..LANES {
+                        sums[lane] = sums[lane].mul_add(t, term[lane] * *factor);
                     }
                 }
+                values.copy_from_slice(&sums);
+            }
+            let rest = groups.into_remainder();
+            let first = functions - rest.len();
+            for (term, factor) in terms() {
+                for (value, coefficient) in rest.iter_mut().zip(&term[first..]) {
+                    *value = value.mul_add(t, *coefficient * *factor);
+                }
+            }
         });
         from_host(values, shape, x.dtype())
     })
@@ -251,9 +253,7 @@ const CHUNK: usize = 1 << 14;
 pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor, DispatchTensor, DispatchTensor) {
     let [parameter, gradient, first, second] = four.map(Tensor::host);
     let (shape, dtype) = (four[0].shape(), four[0].dtype());
-    let power = options.step.min(i32::MAX as u64) as i32;
-    let correction = (1.0 - options.beta2.powi(power)).sqrt();
-    let rate = options.learning_rate / (1.0 - options.beta1.powi(power));
+    let (rate, correction) = options.corrected();
     for_float!(dtype, R => {
         let real = R::from_f64;
         let (beta1, beta2, epsilon) = (real(options.beta1), real(options.beta2), real(options.epsilon));

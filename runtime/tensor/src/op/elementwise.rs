@@ -8,6 +8,7 @@ use super::{FLOATS, NUMBERS, broadcast_shape, check_dtypes, sum_to};
 use crate::kernel::activation::Activation;
 use crate::kernel::elementwise::{Arithmetic, Comparison, Function};
 use crate::kernel::kernel;
+use crate::tensor::reshaped;
 use crate::{DType, Misuse, Tensor, kernel};
 
 type Binary = fn(DispatchTensor, DispatchTensor) -> DispatchTensor;
@@ -19,16 +20,7 @@ fn aligned(a: &Tensor, rank: usize) -> DispatchTensor {
     }
     let mut sizes = vec![1; rank - a.shape().len()];
     sizes.extend_from_slice(a.shape());
-    reshaped(a, sizes)
-}
-
-fn reshaped(a: &Tensor, sizes: Vec<usize>) -> DispatchTensor {
-    let shape = Shape::from(sizes);
-    match a.dtype() {
-        DType::Boolean => Dispatch::bool_reshape(a.value(), shape),
-        dtype if dtype.is_integer() => Dispatch::int_reshape(a.value(), shape),
-        _ => Dispatch::float_reshape(a.value(), shape),
-    }
+    reshaped(a.value(), Shape::from(sizes), a.dtype())
 }
 
 /// With our own kernel where it knows the way in which the operands stretch, else with burn's.

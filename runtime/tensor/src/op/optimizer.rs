@@ -22,6 +22,14 @@ pub struct AdamOptions {
     pub step: u64,
 }
 
+impl AdamOptions {
+    /// The learning rate, and what the root of the second moment is divided by: both make up for moments that begin at zero.
+    pub(crate) fn corrected(&self) -> (f64, f64) {
+        let power = self.step.min(i32::MAX as u64) as i32;
+        (self.learning_rate / (1.0 - self.beta1.powi(power)), (1.0 - self.beta2.powi(power)).sqrt())
+    }
+}
+
 /// A parameter and what Adam remembers of it.
 #[derive(Clone, Debug)]
 pub struct AdamState {

@@ -1,34 +1,10 @@
 //! The same elements in another arrangement. Any dtype.
 
-use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
-use burn_dispatch::Dispatch;
-
 use super::{broadcast_shape, check_axis, sum_to};
 use crate::autodiff::Contribution;
 use crate::kernel::kernel;
-use crate::tensor::{Sizes, checked_bytes};
+use crate::tensor::{Sizes, checked_bytes, reshaped};
 use crate::{DType, MAX_RANK, Misuse, Tensor, memory};
-
-/// Calls the burn function of the tensor's kind.
-macro_rules! of_kind {
-    ($a:expr, $float:ident, $integer:ident, $boolean:ident, |$value:ident, $f:ident| $call:expr) => {{
-        let $value = $a.value();
-        match $a.dtype() {
-            DType::Boolean => {
-                let $f = Dispatch::$boolean;
-                $call
-            }
-            dtype if dtype.is_integer() => {
-                let $f = Dispatch::$integer;
-                $call
-            }
-            _ => {
-                let $f = Dispatch::$float;
-                $call
-            }
-        }
-    }};
-}
 
 /// The same elements, row-major, in another shape with as many.
 ///
@@ -46,7 +22,7 @@ pub fn reshape(a: &Tensor, shape: &[usize]) -> Result<Tensor, Misuse> {
             format!("shape {:?} has {} elements, {shape:?} has {count}", a.shape(), a.count()),
         ));
     }
-    let run = || of_kind!(a, float_reshape, int_reshape, bool_reshape, |value, run| run(value, a.burn_shape(shape)));
+    let run = || reshaped(a.value(), a.burn_shape(shape), a.dtype());
     Tensor::compute(NAME, shape, a.dtype(), &[a], run, |step| {
         step.gradients(&[&|g| reshape(g, step.inputs[0].shape())])
     })

@@ -96,10 +96,6 @@ pub(crate) fn polynomial(
     let &[intervals, terms, functions] = coefficients.shape() else { unreachable!("the rank was checked") };
     let rows = shape[0];
     let width = (upper - lower) / intervals as f64;
-    let factor = |power: usize| {
-        let falling: f64 = (0..order).map(|k| power as f64 - k as f64).product();
-        falling * (2.0 / width).powi(order as i32)
-    };
     let booleans = x.device().booleans();
     let column = Value::of(x).reshaped(&[rows, 1]);
     let scaled = column.plus(-lower).times(1.0 / width);
@@ -113,7 +109,10 @@ pub(crate) fn polynomial(
     let table = Value::of(coefficients);
     let mut sum: Option<Value> = None;
     for power in (order..terms).rev() {
-        let term = table.part(1, power, 1).reshaped(&[intervals, functions]).times(factor(power));
+        let term = table
+            .part(1, power, 1)
+            .reshaped(&[intervals, functions])
+            .times(super::derivative_factor(power, order, width));
         let term = Value(Dispatch::float_select(term.0, 0, interval.clone()));
         sum = Some(match sum {
             Some(sum) => sum * t.clone() + term,
@@ -133,9 +132,7 @@ pub(crate) fn polynomial(
 /// One step for one parameter: its new value and moments.
 pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor, DispatchTensor, DispatchTensor) {
     let [parameter, gradient, first, second] = four.map(Value::of);
-    let power = options.step.min(i32::MAX as u64) as i32;
-    let correction = (1.0 - options.beta2.powi(power)).sqrt();
-    let rate = options.learning_rate / (1.0 - options.beta1.powi(power));
+    let (rate, correction) = options.corrected();
     let decay = if options.decoupled { 0.0 } else { options.weight_decay };
     let keep = if options.decoupled { 1.0 - options.learning_rate * options.weight_decay } else { 1.0 };
     let gradient = if decay == 0.0 { gradient } else { parameter.times(decay) + gradient };
