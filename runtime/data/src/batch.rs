@@ -8,8 +8,8 @@ use std::thread::JoinHandle;
 use rayon::prelude::*;
 
 use crate::DataError;
-use crate::dataset::{Dataset, Stream};
-use crate::neighbor_list::{Geometry, MOST_PAIRS, PairList, Pairs, neighbor_list_within, side_by_side, too_many};
+use crate::dataset::{Dataset, Stream, StructureView};
+use crate::neighbor_list::{Geometry, MOST_PAIRS, Pair, PairList, Pairs, neighbor_list_within, side_by_side, too_many};
 use crate::target::TargetData;
 use crate::types::{NeighborListOptions, TensorMap};
 
@@ -23,6 +23,8 @@ const LARGEST_BATCH: u64 = 2 << 30;
 const MOST_LISTS: usize = 16;
 /// The structures whose neighbours are searched side by side, before what they take is counted.
 const LISTS_AT_ONCE: usize = 16;
+/// The furthest that a pair of somebody else's may reach, in cells: its opposite and sums of a few can be counted as well.
+const LARGEST_SHIFT: u32 = i32::MAX as u32 / 4;
 /// The most targets and further data of one batch.
 const MOST_TARGETS: usize = 1000;
 
@@ -68,6 +70,52 @@ pub struct SystemsData {
 }
 
 impl SystemsData {
+    /// Several structures, as they come from elsewhere than a dataset: a simulation, for one. Cell vectors of directions that are not periodic are ignored.
+    ///
+    /// # Errors
+    /// A structure is empty or has another number of coordinates than of atoms; a number is not finite, or too large; the vectors of periodic directions are
+    /// not independent.
+    pub fn new(structures: &[StructureView<'_>]) -> Result<Self, DataError> {
+        let mut systems = Self::with_capacity(structures.len(), 0);
+        for (index, structure) in structures.iter().enumerate() {
+            structure.check().map_err(|error| error.of_structure(index))?;
+            systems.push(*structure);
+        }
+        Ok(systems)
+    }
+
+    /// None yet, and room for some.
+    fn with_capacity(systems: usize, neighbor_lists: usize) -> Self {
+        Self {
+            atom_counts: Vec::with_capacity(systems),
+            positions: Vec::new(),
+            cells: Vec::with_capacity(9 * systems),
+            periodic: Vec::with_capacity(3 * systems),
+            types: Vec::new(),
+            system_indices: Vec::new(),
+            neighbor_lists: Vec::with_capacity(neighbor_lists),
+        }
+    }
+
+    /// One more.
+    fn push(&mut self, structure: StructureView<'_>) {
+        let system = self.atom_counts.len() as i64;
+        self.atom_counts.push(structure.types.len() as u32);
+        self.positions.extend(structure.positions);
+        self.types.extend(structure.types);
+        self.system_indices.resize(self.types.len(), system);
+        self.periodic.extend(structure.periodic);
+        self.cells.extend((0..9).map(|entry| if structure.periodic[entry / 3] { structure.cell[entry] } else { 0.0 }));
+    }
+
+    /// The geometry of one system, whose first atom is `start`.
+    fn geometry<'a>(&'a self, system: usize, start: usize, cell: &'a mut [f64; 9]) -> Geometry<'a> {
+        *cell = std::array::from_fn(|entry| self.cells[9 * system + entry]);
+        let periodic = std::array::from_fn(|axis| self.periodic[3 * system + axis]);
+        let end = start + self.atom_counts[system] as usize;
+        Geometry { positions: &self.positions[3 * start..3 * end], cell, periodic }
+    }
+
     /// The neighbour list with these options: the one that was prepared, or one that is made now.
     ///
     /// # Errors
@@ -79,16 +127,85 @@ impl SystemsData {
         let mut lists = Vec::with_capacity(self.atom_counts.len());
         let (mut start, mut left) = (0, MOST_PAIRS);
         for (system, &count) in self.atom_counts.iter().enumerate() {
-            let end = start + count as usize;
-            let cell: [f64; 9] = std::array::from_fn(|entry| self.cells[9 * system + entry]);
-            let periodic = std::array::from_fn(|axis| self.periodic[3 * system + axis]);
-            let geometry = Geometry { positions: &self.positions[3 * start..3 * end], cell: &cell, periodic };
+            let mut cell = [0.0; 9];
+            let geometry = self.geometry(system, start, &mut cell);
             let list = neighbor_list_within(geometry, options, left, &AtomicBool::new(false))?;
             left -= list.len();
             lists.push(Arc::new(list));
-            start = end;
+            start += count as usize;
         }
         Ok(Arc::new(Pairs::concatenated(&lists, &self.atom_counts)))
+    }
+
+    /// Gives the neighbour list with these options, instead of one that was prepared. It must be of these systems.
+    pub fn set_neighbors(&mut self, options: NeighborListOptions, pairs: Arc<Pairs>) {
+        self.neighbor_lists.retain(|(known, _)| *known != options);
+        self.neighbor_lists.push((options, pairs));
+    }
+
+    /// The neighbour list with these options out of pairs that somebody else has found, as a simulation that keeps a list with a margin does. Atoms are numbered
+    /// through all systems. A pair may be given in one direction or in both, more than once, and further apart than the cutoff; one that is left out is in no
+    /// list.
+    ///
+    /// # Errors
+    /// An atom does not exist; the atoms of a pair are in different systems, or are the same atom; a shift goes along a direction that is not periodic, or further
+    /// than can be counted.
+    pub fn choose_pairs(
+        &self,
+        options: &NeighborListOptions,
+        atoms: &[[i32; 2]],
+        shifts: &[[i32; 3]],
+    ) -> Result<Pairs, DataError> {
+        let mut of_systems: Vec<Vec<Pair>> = vec![Vec::new(); self.atom_counts.len()];
+        let starts = self.starts();
+        for (index, (&pair, &shift)) in atoms.iter().zip(shifts).enumerate() {
+            let (system, pair) = self
+                .check_pair(pair, shift, &starts)
+                .map_err(|problem| DataError::new(format!("pair {index} has {problem}")))?;
+            of_systems[system].push((pair, shift));
+        }
+        let mut lists = Vec::with_capacity(of_systems.len());
+        for (system, candidates) in of_systems.into_iter().enumerate() {
+            let mut cell = [0.0; 9];
+            let geometry = self.geometry(system, starts[system], &mut cell);
+            lists.push(Arc::new(PairList::of_candidates(geometry, options, candidates)));
+        }
+        Ok(Pairs::concatenated(&lists, &self.atom_counts))
+    }
+
+    /// The first atom of each system.
+    fn starts(&self) -> Vec<usize> {
+        let starts = self.atom_counts.iter().scan(0, |next, &count| {
+            let start = *next;
+            *next += count as usize;
+            Some(start)
+        });
+        starts.collect()
+    }
+
+    /// The system that a pair is in, and its atoms as that system numbers them. The error completes "pair 3 has ...".
+    fn check_pair(&self, atoms: [i32; 2], shift: [i32; 3], starts: &[usize]) -> Result<(usize, [u32; 2]), String> {
+        let system_of = |atom: i32| {
+            let known = usize::try_from(atom).ok().and_then(|atom| self.system_indices.get(atom));
+            known.map(|&system| system as usize).ok_or_else(|| {
+                format!("the atom {atom}, expected numbers from 0 to {}", self.types.len().saturating_sub(1))
+            })
+        };
+        let [system, other] = [system_of(atoms[0])?, system_of(atoms[1])?];
+        if system != other {
+            return Err(format!("the atoms {} and {}, which are in different systems", atoms[0], atoms[1]));
+        }
+        if atoms[0] == atoms[1] && shift == [0; 3] {
+            return Err(format!("twice the atom {} and no shift", atoms[0]));
+        }
+        let periodic = &self.periodic[3 * system..3 * system + 3];
+        if let Some(axis) = (0..3).find(|&axis| shift[axis] != 0 && !periodic[axis]) {
+            return Err(format!("the shift {} along direction {axis}, which is not periodic", shift[axis]));
+        }
+        if let Some(far) = shift.iter().find(|shift| shift.unsigned_abs() > LARGEST_SHIFT) {
+            return Err(format!("the shift {far}, expected numbers of at most {LARGEST_SHIFT}"));
+        }
+        Ok((system, atoms.map(|atom| (atom as usize - starts[system]) as u32)))
     }
 }
 
@@ -289,24 +406,8 @@ impl Dataset {
         mut bytes: u64,
         desk: &Desk,
     ) -> Result<BatchData, DataError> {
-        let mut systems = SystemsData {
-            atom_counts: Vec::with_capacity(stored.len()),
-            positions: Vec::new(),
-            cells: Vec::with_capacity(9 * stored.len()),
-            periodic: Vec::with_capacity(3 * stored.len()),
-            types: Vec::new(),
-            system_indices: Vec::new(),
-            neighbor_lists: Vec::with_capacity(options.neighbor_lists.len()),
-        };
-        for (system, &index) in stored.iter().enumerate() {
-            let view = self.stored_view(index);
-            systems.atom_counts.push(view.types.len() as u32);
-            systems.positions.extend(view.positions);
-            systems.types.extend(view.types);
-            systems.system_indices.resize(systems.types.len(), system as i64);
-            systems.periodic.extend(view.periodic);
-            systems.cells.extend((0..9).map(|entry| if view.periodic[entry / 3] { view.cell[entry] } else { 0.0 }));
-        }
+        let mut systems = SystemsData::with_capacity(stored.len(), options.neighbor_lists.len());
+        stored.iter().for_each(|&index| systems.push(self.stored_view(index)));
         let mut left = MOST_PAIRS;
         for request in &options.neighbor_lists {
             let mut lists = Vec::with_capacity(stored.len());

@@ -141,9 +141,7 @@ impl Dataset {
         for (index, frame) in frames.iter().enumerate() {
             // What no neighbour list could be made for is refused before a run begins.
             let geometry = Geometry { positions: &frame.positions, cell: &frame.cell, periodic: frame.periodic };
-            check_size(geometry)
-                .and_then(|()| spanning_cell(geometry))
-                .map_err(|error| error.of_frame(&storage.path, index))?;
+            check_geometry(geometry).map_err(|error| error.of_frame(&storage.path, index))?;
             storage.types.extend(&frame.types);
             storage.positions.extend(&frame.positions);
             storage.cells.push(frame.cell);
@@ -405,6 +403,30 @@ impl Dataset {
     }
 }
 
+impl StructureView<'_> {
+    /// Refuses what no neighbour list could be made for.
+    pub(crate) fn check(&self) -> Result<(), DataError> {
+        let Self { types, positions, cell, periodic } = *self;
+        if types.is_empty() || positions.len() != 3 * types.len() {
+            return Err(DataError::new(format!(
+                "it has {} atoms and {} coordinates, expected at least one atom and three for each",
+                types.len(),
+                positions.len()
+            )));
+        }
+        if !positions.iter().all(|value| value.is_finite()) {
+            return Err(DataError::new("a position is not a finite number"));
+        }
+        check_geometry(Geometry { positions, cell, periodic })
+    }
+}
+
+/// Refuses a geometry that neighbours cannot be found in.
+fn check_geometry(geometry: Geometry<'_>) -> Result<(), DataError> {
+    check_size(geometry)?;
+    spanning_cell(geometry).map(|_| ())
+}
+
 /// Refuses coordinates that are too large to tell neighbours apart, in whatever unit.
 fn check_size(geometry: Geometry<'_>) -> Result<(), DataError> {
     /// At this distance neighbouring double precision numbers are 1e-7 apart.
@@ -412,7 +434,7 @@ fn check_size(geometry: Geometry<'_>) -> Result<(), DataError> {
     match geometry.positions.iter().chain(geometry.cell).find(|value| value.abs() > LARGEST) {
         None => Ok(()),
         Some(value) => Err(DataError::new(format!(
-            "it has a coordinate or a cell vector of {value}, expected numbers of at most {LARGEST}"
+            "it has a coordinate or a cell vector of {value:e}, expected numbers of at most {LARGEST:e}"
         ))),
     }
 }

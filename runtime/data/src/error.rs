@@ -26,6 +26,11 @@ impl DataError {
         Self { hint: self.hint, ..Self::in_frame(path, frame, self.message) }
     }
 
+    /// The same error, said to be in one of several structures.
+    pub(crate) fn of_structure(self, index: usize) -> Self {
+        Self { hint: self.hint, ..Self::new(format!("structure {index}: {}", self.message)) }
+    }
+
     pub(crate) fn on_line(path: &Path, frame: usize, line: usize, message: impl fmt::Display) -> Self {
         Self::new(format!("`{}`, frame {frame}, line {line}: {message}", path.display()))
     }

@@ -51,6 +51,38 @@ impl PairList {
     pub fn is_empty(&self) -> bool {
         self.atoms.is_empty()
     }
+
+    /// Those of `candidates` that a list with these options has, each once, whichever of its directions are given. No atom is paired with itself.
+    pub(crate) fn of_candidates(
+        geometry: Geometry<'_>,
+        options: &NeighborListOptions,
+        mut candidates: Vec<Pair>,
+    ) -> Self {
+        let position =
+            |atom: u32| -> Vector { std::array::from_fn(|axis| geometry.positions[3 * atom as usize + axis]) };
+        let rows = [0, 1, 2].map(|k| [0, 1, 2].map(|axis| geometry.cell[3 * k + axis]));
+        candidates.retain_mut(|pair| {
+            let ([first, second], shift) = *pair;
+            if !is_listed(false, first, second, shift) {
+                *pair = opposite(*pair);
+            }
+            options.includes(norm(vector(position(first), position(second), shift, &rows)))
+        });
+        if options.full_list {
+            candidates.extend(candidates.clone().into_iter().map(opposite));
+        }
+        candidates.sort_unstable();
+        candidates.dedup();
+        let (atoms, shifts) = candidates.into_iter().unzip();
+        Self { atoms, shifts }
+    }
+}
+
+impl NeighborListOptions {
+    /// Whether a list has pairs of this distance.
+    fn includes(&self, distance: f64) -> bool {
+        distance < self.cutoff || (!self.strict && distance == self.cutoff)
+    }
 }
 
 /// A structure as the search sees it.
@@ -112,6 +144,32 @@ pub(crate) fn neighbor_list_within(
     Ok(list)
 }
 
+/// [`neighbor_list`], but only the pairs with an atom for which `matters` is true. No direction repeats.
+pub(crate) fn neighbor_list_around(
+    geometry: Geometry<'_>,
+    options: &NeighborListOptions,
+    matters: &[bool],
+    most_pairs: usize,
+    stopped: &AtomicBool,
+) -> Result<PairList, DataError> {
+    let full = NeighborListOptions { full_list: true, ..*options };
+    let search = Search::new(geometry, &full, matters.len())?;
+    let work = Work { most_pairs, pairs: AtomicUsize::new(0), looked_at: AtomicU64::new(0), stopped };
+    let atoms: Vec<usize> = (0..matters.len()).filter(|&atom| matters[atom]).collect();
+    let neighbors = |&atom: &usize| search.neighbors_of(atom, &work);
+    let of_atoms: Vec<Vec<Pair>> = side_by_side(|| atoms.par_iter().map(neighbors).collect::<Result<_, _>>())?;
+    let mut pairs: Vec<Pair> = of_atoms.into_iter().flatten().collect();
+    let others = pairs.iter().filter(|([_, second], _)| !matters[*second as usize]).copied().map(opposite);
+    let others: Vec<Pair> = others.collect();
+    pairs.extend(others);
+    if !options.full_list {
+        pairs.retain(|&([first, second], shift)| is_listed(false, first, second, shift));
+    }
+    pairs.sort_unstable();
+    let (atoms, shifts) = pairs.into_iter().unzip();
+    Ok(PairList { atoms, shifts })
+}
+
 /// Does parallel work on threads of its own, as many as kernels have. Batches are prepared on another thread while those of the kernels wait for one: with a single thread, a search
 /// that needed it would wait for ever.
 pub(crate) fn side_by_side<T: Send>(work: impl FnOnce() -> T + Send) -> T {
@@ -165,7 +223,28 @@ impl Work<'_> {
 type Vector = [f64; 3];
 
 /// The two atoms, and the shift of the second.
-type Pair = ([u32; 2], [i32; 3]);
+pub(crate) type Pair = ([u32; 2], [i32; 3]);
+
+/// The same pair, seen from its other atom.
+fn opposite(([first, second], shift): Pair) -> Pair {
+    ([second, first], shift.map(|shift| -shift))
+}
+
+/// Whether a list has a pair in this direction; a half list has it in one of its two.
+fn is_listed(full_list: bool, first: u32, second: u32, shift: [i32; 3]) -> bool {
+    if first == second {
+        return if full_list { shift != [0; 3] } else { shift > [0; 3] };
+    }
+    full_list || first < second
+}
+
+/// From the one position to the other's image.
+fn vector(first: Vector, second: Vector, shift: [i32; 3], cell: &[Vector; 3]) -> Vector {
+    std::array::from_fn(|axis| {
+        let offset: f64 = (0..3).map(|k| f64::from(shift[k]) * cell[k][axis]).sum();
+        second[axis] - first[axis] + offset
+    })
+}
 
 fn dot(a: Vector, b: Vector) -> f64 {
     a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
@@ -201,32 +280,13 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(geometry: Geometry<'a>, options: &NeighborListOptions, count: usize) -> Result<Self, DataError> {
-        let cell = spanning_cell(geometry)?;
+        let Frame { cell, heights, low, width, places: coordinates } = spanning_frame(geometry)?;
         let volume = dot(cell[0], cross(cell[1], cell[2]));
         // Averaged over where atoms are, this is the number of pairs exactly; so a hopeless search need not be started.
         let sphere = 4.0 / 3.0 * std::f64::consts::PI * options.cutoff.powi(3);
         let expected = (count as f64).powi(2) * sphere / volume.abs();
         if geometry.periodic == [true; 3] && expected > 2.0 * MOST_PAIRS as f64 {
             return Err(too_many(options.cutoff));
-        }
-        // Rows of the inverse, transposed: the fractional coordinate along k is r . reciprocal[k].
-        let reciprocal = [0, 1, 2].map(|k: usize| scaled(cross(cell[(k + 1) % 3], cell[(k + 2) % 3]), 1.0 / volume));
-        // The distance between the faces that direction k crosses.
-        let heights = reciprocal.map(|vector| 1.0 / norm(vector));
-        let fractional: Vec<Vector> = geometry
-            .positions
-            .chunks_exact(3)
-            .map(|r| reciprocal.map(|vector| dot([r[0], r[1], r[2]], vector)))
-            .collect();
-        if fractional.iter().flatten().any(|value| !value.is_finite()) {
-            return Err(DataError::new("positions and cell vectors are too large to be compared"));
-        }
-        let mut low = [0.0; 3];
-        let mut width = [1.0; 3];
-        for k in (0..3).filter(|&k| !geometry.periodic[k]) {
-            low[k] = fractional.iter().map(|s| s[k]).fold(f64::INFINITY, f64::min);
-            let high = fractional.iter().map(|s| s[k]).fold(f64::NEG_INFINITY, f64::max);
-            width[k] = (high - low[k]).max(f64::MIN_POSITIVE);
         }
         let extents: Vector = std::array::from_fn(|k| heights[k] * width[k]);
         let bins = bins_along(extents, options.cutoff, count);
@@ -238,23 +298,14 @@ impl<'a> Search<'a> {
         if reach.iter().map(|reach| 2.0 * reach + 1.0).product::<f64>() > MOST_BINS_PER_ATOM {
             return Err(too_many(options.cutoff));
         }
-        let mut places = Vec::with_capacity(count);
-        for s in &fractional {
-            let mut bin = [0; 3];
-            let mut taken = [0; 3];
-            for k in 0..3 {
-                let whole = if geometry.periodic[k] { s[k].floor() } else { low[k] };
-                if geometry.periodic[k] {
-                    if whole.abs() > f64::from(i32::MAX / 4) {
-                        return Err(DataError::new("an atom is further from its cell than can be counted"));
-                    }
-                    taken[k] = whole as i32;
-                }
-                let place = ((s[k] - whole) / width[k] * bins[k] as f64).floor();
-                bin[k] = (place as i64).clamp(0, bins[k] as i64 - 1);
-            }
-            places.push((bin, taken));
-        }
+        let bin_of = |place: &Vector| -> [i64; 3] {
+            std::array::from_fn(|k| {
+                let bin = ((place[k] - low[k]) / width[k] * bins[k] as f64).floor();
+                (bin as i64).clamp(0, bins[k] as i64 - 1)
+            })
+        };
+        let places: Vec<([i64; 3], [i32; 3])> =
+            coordinates.iter().map(|(place, taken)| (bin_of(place), *taken)).collect();
         let index = |bin: [i64; 3]| (bin[0] as usize * bins[1] + bin[1] as usize) * bins[2] + bin[2] as usize;
         let mut starts = vec![0_u32; bins.iter().product::<usize>() + 1];
         for (bin, _) in &places {
@@ -316,27 +367,15 @@ impl<'a> Search<'a> {
         for &second in atoms {
             let theirs = self.places[second as usize].1;
             let shift: [i32; 3] = std::array::from_fn(|k| around[k].1 - theirs[k] + taken[k]);
-            if !self.is_listed(first, second as usize, shift) {
+            if !is_listed(self.options.full_list, first as u32, second, shift) {
                 continue;
             }
-            let r = self.position(second as usize);
-            let vector: Vector = std::array::from_fn(|axis| {
-                let offset: f64 = (0..3).map(|k| f64::from(shift[k]) * self.cell[k][axis]).sum();
-                r[axis] - origin[axis] + offset
-            });
-            let distance = norm(vector);
-            if distance < self.options.cutoff || (!self.options.strict && distance == self.options.cutoff) {
+            let vector = vector(origin, self.position(second as usize), shift, &self.cell);
+            if self.options.includes(norm(vector)) {
                 found.push(([first as u32, second], shift));
             }
         }
         atoms.len() as u64 + 1
-    }
-
-    fn is_listed(&self, first: usize, second: usize, shift: [i32; 3]) -> bool {
-        if first == second {
-            return if self.options.full_list { shift != [0; 3] } else { shift > [0; 3] };
-        }
-        self.options.full_list || first < second
     }
 }
 
@@ -350,6 +389,60 @@ fn bins_along(extents: Vector, cutoff: f64, count: usize) -> [usize; 3] {
         bins[longest] = (bins[longest] / 2.0).floor().max(1.0);
     }
     bins.map(|bins| bins as usize)
+}
+
+/// The volume of a cell, rows are its vectors; 0 if they lie in one plane.
+pub fn volume(cell: &[f64; 9]) -> f64 {
+    let [a, b, c] = [0, 1, 2].map(|row: usize| [0, 1, 2].map(|axis| cell[3 * row + axis]));
+    dot(a, cross(b, c)).abs()
+}
+
+/// Where atoms are, in units of the cell.
+pub(crate) struct Frame {
+    /// The cell with the directions that are not periodic replaced, see [`spanning_cell`].
+    pub(crate) cell: [Vector; 3],
+    /// The distance between the faces that each direction crosses.
+    pub(crate) heights: Vector,
+    /// Where atoms begin along each direction, and how far they reach: 0 and 1 where it is periodic.
+    pub(crate) low: Vector,
+    pub(crate) width: Vector,
+    /// For each atom its coordinates, and how many cell vectors were taken off to bring it into the first cell.
+    pub(crate) places: Vec<(Vector, [i32; 3])>,
+}
+
+/// Where atoms are, in units of the cell.
+pub(crate) fn spanning_frame(geometry: Geometry<'_>) -> Result<Frame, DataError> {
+    let cell = spanning_cell(geometry)?;
+    let volume = dot(cell[0], cross(cell[1], cell[2]));
+    // Rows of the inverse, transposed: the fractional coordinate along k is r . reciprocal[k].
+    let reciprocal = [0, 1, 2].map(|k: usize| scaled(cross(cell[(k + 1) % 3], cell[(k + 2) % 3]), 1.0 / volume));
+    let heights = reciprocal.map(|vector| 1.0 / norm(vector));
+    let fractional: Vec<Vector> =
+        geometry.positions.chunks_exact(3).map(|r| reciprocal.map(|vector| dot([r[0], r[1], r[2]], vector))).collect();
+    if fractional.iter().flatten().any(|value| !value.is_finite()) {
+        return Err(DataError::new("positions and cell vectors are too large to be compared"));
+    }
+    let mut low = [0.0; 3];
+    let mut width = [1.0; 3];
+    for k in (0..3).filter(|&k| !geometry.periodic[k]) {
+        low[k] = fractional.iter().map(|s| s[k]).fold(f64::INFINITY, f64::min);
+        let high = fractional.iter().map(|s| s[k]).fold(f64::NEG_INFINITY, f64::max);
+        width[k] = (high - low[k]).max(f64::MIN_POSITIVE);
+    }
+    let mut places = Vec::with_capacity(fractional.len());
+    for mut place in fractional {
+        let mut taken = [0; 3];
+        for k in (0..3).filter(|&k| geometry.periodic[k]) {
+            let whole = place[k].floor();
+            if whole.abs() > f64::from(i32::MAX / 4) {
+                return Err(DataError::new("an atom is further from its cell than can be counted"));
+            }
+            taken[k] = whole as i32;
+            place[k] -= whole;
+        }
+        places.push((place, taken));
+    }
+    Ok(Frame { cell, heights, low, width, places })
 }
 
 /// The cell with the directions that are not periodic replaced by unit vectors at right angles to the others.

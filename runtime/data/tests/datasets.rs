@@ -160,7 +160,7 @@ fn what_is_asked_for_in_vain_is_named() {
         (
             "1\nenergy=1\nH 0 1.1e9 0\n".to_owned(),
             |_| {},
-            "frame 0: it has a coordinate or a cell vector of 1100000000, expected numbers of at most 1000000000",
+            "frame 0: it has a coordinate or a cell vector of 1.1e9, expected numbers of at most 1e9",
         ),
         (
             with_forces.to_owned(),
