@@ -155,7 +155,12 @@ impl Network for Pet {
     }
 
     fn interaction_range(&self) -> f64 {
-        self.hypers.cutoff * self.hypers.num_gnn_layers as f64
+        // Each layer brings in the neighbours of neighbours. What edges are told last comes from the other atom as well, which has seen as far from where it is; and where the radius of
+        // a pair follows from the number of neighbours of both atoms, those of the last pair count too. (metatrain says the first of the three.)
+        let told_back = self.hypers.featurizer_type == FeaturizerType::Feedforward;
+        let adaptive = self.hypers.num_neighbors_adaptive.is_some();
+        let layers = self.hypers.num_gnn_layers + usize::from(told_back) + usize::from(adaptive);
+        self.hypers.cutoff * layers as f64
     }
 
     fn auxiliary_outputs(&self) -> Vec<ModelOutput> {

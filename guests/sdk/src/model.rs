@@ -87,18 +87,21 @@ impl<N: Network> Model for AtomisticModel<N> {
         let names: Vec<&str> = outputs.iter().map(|output| output.name.as_str()).collect();
         let type_indices = systems.type_indices(&self.info.atomic_types)?;
         let samples = Samples::new(systems, selected_atoms)?;
-        let raw = self.network.forward(systems, &names)?;
+        let (raw, type_indices) = match &samples.rows {
+            None => (self.network.forward(systems, &names)?, type_indices),
+            Some(rows) => (self.network.forward_selected(systems, &names, rows)?, type_indices.select(0, rows)),
+        };
         let finish = |(output, blocks): (&ModelOutput, Vec<Tensor>)| {
             let layout = match self.info.target(&output.name) {
                 Some(info) => Layout::of(&output.name, info),
                 None => Layout::features(blocks.first().map_or(0, |block| block.shape().last().copied().unwrap_or(0))),
             };
             let values = |(block, values): (usize, Tensor)| match self.info.target(&output.name) {
-                Some(_) => samples.of_kind(
+                Some(_) => samples.sums(
                     output.sample_kind,
                     &self.normalization.to_physical(&output.name, block, &values, &type_indices),
                 ),
-                None => samples.of_kind(output.sample_kind, &values),
+                None => samples.sums(output.sample_kind, &values),
             };
             samples.map(output.sample_kind, layout, blocks.into_iter().enumerate().map(values).collect())
         };
@@ -271,13 +274,17 @@ impl Samples {
 
     /// Values of all atoms as values of this kind: those of the atoms that count, or their sums over systems.
     pub fn of_kind(&self, kind: SampleKind, values: &Tensor) -> Tensor {
-        let atoms = match &self.rows {
-            Some(rows) => values.select(0, rows),
-            None => values.clone(),
-        };
+        match &self.rows {
+            Some(rows) => self.sums(kind, &values.select(0, rows)),
+            None => self.sums(kind, values),
+        }
+    }
+
+    /// Values of the atoms that count as values of this kind: the same, or their sums over systems.
+    fn sums(&self, kind: SampleKind, values: &Tensor) -> Tensor {
         match kind {
-            SampleKind::System => atoms.index_add(0, &self.system_of_atom, self.systems.len()),
-            SampleKind::Atom => atoms,
+            SampleKind::System => values.index_add(0, &self.system_of_atom, self.systems.len()),
+            SampleKind::Atom => values.clone(),
         }
     }
 

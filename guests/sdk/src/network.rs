@@ -83,4 +83,16 @@ pub trait Network: Module + Sized + 'static {
     /// # Errors
     /// When a system has an element that the network does not know.
     fn forward(&self, systems: Systems<'_>, outputs: &[&str]) -> Result<Vec<Vec<Tensor>>>;
+
+    /// As [`forward`](Network::forward), of the atoms in these rows alone (int64, each once); all others are only somebody's neighbours. By default the rows are taken from those of all
+    /// atoms. A network that computes an atom from its neighbours, and nothing more, does better to leave the others out: large structures are evaluated in parts, of
+    /// which many atoms are there as neighbours.
+    ///
+    /// # Errors
+    /// As `forward`.
+    fn forward_selected(&self, systems: Systems<'_>, outputs: &[&str], atoms: &Tensor) -> Result<Vec<Vec<Tensor>>> {
+        let mut outputs = self.forward(systems, outputs)?;
+        outputs.iter_mut().flatten().for_each(|values| *values = values.select(0, atoms));
+        Ok(outputs)
+    }
 }

@@ -245,12 +245,31 @@ impl Network for SoapBpnn {
 
     fn forward(&self, systems: Systems<'_>, outputs: &[&str]) -> Result<Vec<Vec<Tensor>>> {
         let species = systems.type_indices(&self.atomic_types)?;
-        let order = Order::of(&species);
-        let species = order.sorted(&species);
+        let order = Order::of(&species, None);
+        self.forward_in_order(systems, outputs, &species, &order)
+    }
+
+    fn forward_selected(&self, systems: Systems<'_>, outputs: &[&str], atoms: &Tensor) -> Result<Vec<Vec<Tensor>>> {
+        let species = systems.type_indices(&self.atomic_types)?;
+        let order = Order::of(&species, Some(&atoms.to_vec_i64()));
+        self.forward_in_order(systems, outputs, &species, &order)
+    }
+}
+
+impl SoapBpnn {
+    /// The outputs for the atoms of `order`; `species` are those of all atoms.
+    fn forward_in_order(
+        &self,
+        systems: Systems<'_>,
+        outputs: &[&str],
+        all_species: &Tensor,
+        order: &Order,
+    ) -> Result<Vec<Vec<Tensor>>> {
+        let species = order.sorted(all_species);
         // Which network serves each atom.
         let networks =
             if self.embeddings.is_some() { Tensor::zeros(&[species.size(0)], DType::Int64) } else { species.clone() };
-        let mut x = self.sorted_power_spectrum(systems, &species, &order)?;
+        let mut x = self.sorted_power_spectrum(systems, all_species, order)?;
         if let Some(embeddings) = &self.embeddings {
             x = x * embeddings.center.forward(&species);
         }
@@ -283,21 +302,27 @@ impl Network for SoapBpnn {
 struct Order {
     /// The atom at each sorted place.
     atoms: Tensor,
-    /// The sorted place of each atom.
+    /// The sorted place of each atom that has one, in the order in which they were given.
     places: Tensor,
+    /// The sorted place of every atom where some have none, which is then a negative number.
+    all_places: Option<Vec<i64>>,
 }
 
 impl Order {
-    fn of(species: &Tensor) -> Order {
+    /// All atoms of these species, or some.
+    fn of(species: &Tensor, selected: Option<&[i64]>) -> Order {
+        const NONE: i64 = -1;
         let species = species.to_vec_i64();
-        let mut atoms: Vec<i64> = (0..species.len() as i64).collect();
+        let given: Vec<i64> = selected.map_or_else(|| (0..species.len() as i64).collect(), <[i64]>::to_vec);
+        let mut atoms = given.clone();
         atoms.sort_by_key(|&atom| species[atom as usize]);
-        let mut places = vec![0; atoms.len()];
+        let mut all_places = vec![NONE; species.len()];
         for (place, &atom) in atoms.iter().enumerate() {
-            places[atom as usize] = place as i64;
+            all_places[atom as usize] = place as i64;
         }
         let row = |values: Vec<i64>| Tensor::from_vec_i64(&[values.len()], values);
-        Order { atoms: row(atoms), places: row(places) }
+        let places = row(given.iter().map(|&atom| all_places[atom as usize]).collect());
+        Order { atoms: row(atoms), places, all_places: selected.map(|_| all_places) }
     }
 
     /// Rows of atoms, sorted.
@@ -305,9 +330,18 @@ impl Order {
         rows.select(0, &self.atoms)
     }
 
-    /// Sorted rows, in the order of the atoms.
+    /// Sorted rows, in the order in which their atoms were given.
     fn restored(&self, rows: &Tensor) -> Tensor {
         rows.select(0, &self.places)
+    }
+
+    /// The sorted place of the first atom of each pair. Where some atoms have none, pairs that begin with these are left out: then also which ones stay.
+    fn centers(&self, first: &Tensor) -> (Tensor, Option<Tensor>) {
+        let Some(all_places) = &self.all_places else { return (self.places.select(0, first), None) };
+        let placed = first.to_vec_i64().into_iter().map(|atom| all_places[atom as usize]).zip(0..);
+        let (centers, pairs): (Vec<i64>, Vec<i64>) = placed.filter(|&(place, _)| place >= 0).unzip();
+        let row = |values: Vec<i64>| Tensor::from_vec_i64(&[values.len()], values);
+        (row(centers), Some(row(pairs)))
     }
 }
 
@@ -338,27 +372,30 @@ impl SoapBpnn {
     /// # Errors
     /// When the host cannot make the neighbour list.
     pub fn power_spectrum(&self, systems: Systems<'_>, species: &Tensor) -> Result<Tensor> {
-        let order = Order::of(species);
-        Ok(order.restored(&self.sorted_power_spectrum(systems, &order.sorted(species), &order)?))
+        let order = Order::of(species, None);
+        Ok(order.restored(&self.sorted_power_spectrum(systems, species, &order)?))
     }
 
-    /// As [`power_spectrum`](SoapBpnn::power_spectrum), of sorted atoms.
+    /// As [`power_spectrum`](SoapBpnn::power_spectrum), of the atoms of `order` as they are sorted.
     fn sorted_power_spectrum(&self, systems: Systems<'_>, species: &Tensor, order: &Order) -> Result<Tensor> {
-        let atoms = species.size(0);
+        let atoms = order.atoms.size(0);
         let neighbors = systems.neighbors(self.neighbor_lists()[0])?;
-        let vectors = &neighbors.vectors;
+        let (centers, chosen) = order.centers(&neighbors.first);
+        let (vectors, second) = match &chosen {
+            None => (neighbors.vectors, neighbors.second),
+            Some(pairs) => (neighbors.vectors.select(0, pairs), neighbors.second.select(0, pairs)),
+        };
+        let vectors = &vectors;
         let pairs = vectors.size(0);
         let distances = (vectors * vectors).sum(&[1]).sqrt();
         let RadialTable { counts, lower, upper, coefficients } = &self.radial;
         let radial = distances.piecewise_polynomial(coefficients, *lower, *upper);
         let angular = vectors.solid_harmonics(counts.len() - 1);
-        let channels =
-            self.channels(vectors.dtype()).select(0, &species.select(0, &order.places.select(0, &neighbors.second)));
+        let channels = self.channels(vectors.dtype()).select(0, &species.select(0, &second));
         let channel_count = channels.size(1);
         let functions: usize = counts.iter().sum();
         let right = radial.reshape(&[pairs, functions, 1]) * channels.reshape(&[pairs, 1, channel_count]);
         let right = right.reshape(&[pairs, functions * channel_count]);
-        let centers = order.places.select(0, &neighbors.first);
         let atoms_of_rows = self.atoms_of_rows(atoms);
         let mut spectra = Vec::with_capacity(counts.len());
         let mut start = 0;

@@ -8,11 +8,14 @@ mod architectures;
 mod structures;
 
 use kilnbox_data::{Irrep, Labels, NamedTarget, SampleKind, TargetType};
-use kilnbox_host::{ArchitectureErrorKind, Context, Equivariance, HostError, Model, ModelOutput};
+use kilnbox_host::{
+    ArchitectureErrorKind, Context, Equivariance, EvaluatedOutput, EvaluationRequest, HostError, Model, ModelOutput,
+    Predictor,
+};
 use kilnbox_tensor::DType;
 
 use architectures::{ELEMENTS, Fallible, Running, agree, demand, energy, every_architecture, info, output, scalar};
-use structures::{Direction, IDENTITY, Matrix, Structure, dot, noise, outer, plus, rotation, times};
+use structures::{Direction, IDENTITY, Matrix, Structure, dot, noise, outer, plain, plus, rotation, times};
 
 const KINDS: [SampleKind; 2] = [SampleKind::System, SampleKind::Atom];
 
@@ -277,6 +280,43 @@ fn conformance_translations_permutations_and_larger_cells_change_nothing() -> Fa
         agree("the energy with an atom in another cell", &found[..1], &[expected], rounding)?;
         if range.is_finite() {
             agree("the energy of two cells", &found[1..], &[2.0 * expected], rounding)?;
+        }
+        Ok(())
+    })
+}
+
+/// Large structures are evaluated in parts, which rests on what an architecture says of its interaction range and does with selected atoms.
+#[test]
+fn conformance_a_structure_in_parts_is_the_whole() -> Fallible {
+    let glass = Structure::glass();
+    let cluster = Structure { periodic: false, cell: [0.0; 9], ..glass.clone() };
+    every_architecture(|architecture| {
+        let Some((session, model)) = architecture.trained()? else { return Ok(()) };
+        let rounding = architecture.rounding();
+        let mut predictor = Predictor::new(session.session, model)?;
+        if !predictor.capabilities().interaction_range.is_finite() {
+            return Ok(());
+        }
+        let request = |sample_kind, strain_gradients| EvaluationRequest {
+            output: output(&energy(), sample_kind),
+            position_gradients: true,
+            strain_gradients,
+        };
+        for (structure, strain) in [(&glass, true), (&cluster, false)] {
+            let requests = [request(SampleKind::System, strain), request(SampleKind::Atom, strain)];
+            let whole = predictor.predict(plain(std::slice::from_ref(structure)), &requests)?;
+            let parts = predictor.predict_in_blocks(&plain(std::slice::from_ref(structure)), &requests, 3)?;
+            for (found, expected) in parts.iter().zip(&whole) {
+                let values = |output: &EvaluatedOutput| output.values.blocks[0].values.clone();
+                agree("energies in parts", &values(found), &values(expected), rounding)?;
+                demand(found.values.blocks[0].samples == expected.values.blocks[0].samples, || {
+                    "other rows".to_owned()
+                })?;
+                let positions = |output: &EvaluatedOutput| output.position_gradients.clone().unwrap_or_default();
+                agree("the gradient in parts", &positions(found), &positions(expected), rounding)?;
+                let strain = |output: &EvaluatedOutput| output.strain_gradients.clone().unwrap_or_default();
+                agree("the strain gradient in parts", &strain(found), &strain(expected), rounding)?;
+            }
         }
         Ok(())
     })

@@ -42,6 +42,15 @@ impl Structure {
         Self { cell, periodic: true, ..Self::molecule(&[6, 6], &[[0.1, 0.2, 0.3], [1.1, 1.3, 1.0]]) }
     }
 
+    /// Twelve atoms of all elements without any order, in a cell that is not much larger than what they see.
+    pub fn glass() -> Self {
+        let chain = Self::chain();
+        let atoms = chain
+            .with(&chain.transformed(&rotation()).translated([3.9, 4.1, 0.7]))
+            .with(&chain.translated([0.4, 2.2, 4.3]));
+        Self { cell: [8.0, 0.0, 0.0, 1.1, 7.0, 0.0, -0.6, 0.9, 6.5], periodic: true, ..atoms }
+    }
+
     pub fn len(&self) -> usize {
         self.types.len()
     }
@@ -92,7 +101,12 @@ impl Structure {
 
 /// Structures as a session takes them.
 pub fn systems(structures: &[Structure], dtype: DType) -> Result<Systems, Misuse> {
-    let plain = SystemsData {
+    Systems::new(plain(structures), Vec::new(), &Device::cpu(), dtype)
+}
+
+/// Structures as a predictor takes them.
+pub fn plain(structures: &[Structure]) -> SystemsData {
+    SystemsData {
         atom_counts: structures.iter().map(|structure| structure.len() as u32).collect(),
         positions: structures.iter().flat_map(|structure| structure.positions.clone()).collect(),
         cells: structures.iter().flat_map(|structure| structure.cell).collect(),
@@ -100,8 +114,7 @@ pub fn systems(structures: &[Structure], dtype: DType) -> Result<Systems, Misuse
         types: structures.iter().flat_map(|structure| structure.types.clone()).collect(),
         system_indices: (0..).zip(structures).flat_map(|(system, structure)| vec![system; structure.len()]).collect(),
         neighbor_lists: Vec::new(),
-    };
-    Systems::new(plain, Vec::new(), &Device::cpu(), dtype)
+    }
 }
 
 /// Rows of vectors times a matrix.
