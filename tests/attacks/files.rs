@@ -585,7 +585,7 @@ attacks! {
             ("1000000000000\nenergy=1\nH 0 0 0\n".to_owned(), "the frame has 1000000000000 atoms, but the file ends after 1"),
             ("0\nenergy=1\n".to_owned(), "line 1: the frame has no atoms"),
             ("1\nenergy=1\nH 0 nan 0\n".to_owned(), "line 3: `nan` in the column `pos` is not a finite number"),
-            ("1\nenergy=1\nH 0 1e300 0\n".to_owned(), "expected numbers of at most 1000000000"),
+            ("1\nenergy=1\nH 0 1e300 0\n".to_owned(), "expected numbers of at most 1e9"),
             ("1\nenergy=1\n255 0 0 0\n".to_owned(), "line 3: `255` is not a chemical element"),
             ("1\nenergy=1\n-2147483648 0 0 0\n".to_owned(), "is not a chemical element"),
             ("1\nenergy=1\n\u{1b}[2J 0 0 0\n".to_owned(), "`\\u{1b}[2J` is not a chemical element"),

@@ -40,7 +40,7 @@ const PRELUDE: [(&str, &str); 2] = [
 
 /// The architecture that these fields of a core module are, as a component.
 ///
-/// - A contract function that the text calls by its name is imported: `$linalg.matmul`; `$tensor.tensor.shape` is a method,
+/// - A contract function that the text calls by its name is imported: `$linalg.matmul`; `$tensor.tensor.shape` is a method, `.constructor` makes a resource,
 ///   `$tensor.tensor.drop` gives a handle back, `$model.model.new` makes a handle of an exported resource.
 /// - An export of the contract that the text lacks is added: it traps.
 /// - Without a `"memory"` and a `"cabi_realloc"` of its own it gets both (and `$allocate`, `$top`).
@@ -52,10 +52,21 @@ pub fn component(fields: &str) -> Fallible<Vec<u8>> {
 
 /// The same with text in another encoding.
 pub fn component_with(fields: &str, encoding: StringEncoding) -> Fallible<Vec<u8>> {
-    let (resolve, world) = contract()?;
+    let (resolve, world) = world("wit", "architecture")?;
+    assembled(fields, encoding, &resolve, world)
+}
+
+/// The client of models that these fields are, as [`component`] makes architectures: it does this (locals first), and says that it succeeded.
+pub fn client(body: &str, fields: &str) -> Fallible<Vec<u8>> {
+    let (resolve, world) = world("wit/client", "client")?;
+    let fields = format!(r#"{fields} (func (export "wasi:cli/run@0.2.0#run") (result i32) {body} (i32.const 0))"#);
+    assembled(&fields, StringEncoding::UTF8, &resolve, world)
+}
+
+fn assembled(fields: &str, encoding: StringEncoding, resolve: &Resolve, world: WorldId) -> Fallible<Vec<u8>> {
     let mut module = String::from("(module\n");
     let names: HashSet<&str> = fields.split(|character: char| !is_of_a_name(character)).collect();
-    for (name, import) in imports(&resolve, world) {
+    for (name, import) in imports(resolve, world) {
         if names.contains(&name[..]) {
             module.push_str(&import);
         }
@@ -66,14 +77,14 @@ pub fn component_with(fields: &str, encoding: StringEncoding) -> Fallible<Vec<u8
             module.push_str(text);
         }
     }
-    for (name, signature) in exports(&resolve, world) {
+    for (name, signature) in exports(resolve, world) {
         if !fields.contains(&format!("{name:?}")) {
             let _ = write!(module, "(func (export {name:?}) {} unreachable)", signature_text(&signature));
         }
     }
     module.push(')');
     let mut bytes = wat::parse_str(&module).map_err(|error| format!("{error}\nin {module}"))?;
-    embed_component_metadata(&mut bytes, &resolve, world, encoding)?;
+    embed_component_metadata(&mut bytes, resolve, world, encoding)?;
     Ok(ComponentEncoder::default().validate(true).module(&bytes)?.encode()?)
 }
 
@@ -109,11 +120,11 @@ pub fn training(body: &str, fields: &str) -> Fallible<Vec<u8>> {
     ))
 }
 
-/// The contract as the repository has it.
-fn contract() -> Fallible<(Resolve, WorldId)> {
+/// A world as the repository has it: the contract, or what clients have.
+fn world(folder: &str, name: &str) -> Fallible<(Resolve, WorldId)> {
     let mut resolve = Resolve::default();
-    let (package, _) = resolve.push_dir(kilnbox_tests::repository().join("wit"))?;
-    let world = resolve.select_world(&[package], Some("architecture"))?;
+    let (package, _) = resolve.push_dir(kilnbox_tests::repository().join(folder))?;
+    let world = resolve.select_world(&[package], Some(name))?;
     Ok((resolve, world))
 }
 
@@ -121,7 +132,7 @@ fn is_of_a_name(character: char) -> bool {
     character.is_ascii_alphanumeric() || "$-._".contains(character)
 }
 
-/// Every function that an architecture may import, by the name that guests here call it.
+/// Every function that a guest of this world may import, by the name that guests here call it.
 fn imports(resolve: &Resolve, world: WorldId) -> Vec<(String, String)> {
     let mut found = Vec::new();
     let world = &resolve.worlds[world];
@@ -136,7 +147,10 @@ fn imports(resolve: &Resolve, world: WorldId) -> Vec<(String, String)> {
         if !exported {
             for function in resolve.interfaces[interface].functions.values() {
                 let signature = signature_text(&resolve.wasm_signature(AbiVariant::GuestImport, function));
-                let name = function.name.trim_start_matches("[method]").to_owned();
+                let name = match function.name.strip_prefix("[constructor]") {
+                    Some(resource) => format!("{resource}.constructor"),
+                    None => function.name.trim_start_matches("[method]").to_owned(),
+                };
                 add(name, WasmImport::Func { interface: Some(key), func: function }, &signature);
             }
         }
@@ -168,7 +182,7 @@ fn imports(resolve: &Resolve, world: WorldId) -> Vec<(String, String)> {
     found
 }
 
-/// Every function that an architecture exports.
+/// Every function that a guest of this world exports.
 fn exports(resolve: &Resolve, world: WorldId) -> Vec<(String, WasmSignature)> {
     let mut found = Vec::new();
     for (key, interface, _) in interfaces(&resolve.worlds[world].exports, true) {

@@ -2,6 +2,7 @@
 
 pub mod parity;
 
+use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,7 +13,10 @@ use kilnbox_cli::hypers::merge_hypers;
 use kilnbox_cli::options::TrainOptions;
 use kilnbox_cli::split::Sets;
 use kilnbox_data::{Dataset, DatasetInfo};
-use kilnbox_host::{Checkpoint, Level, Metric, Observer};
+use kilnbox_host::{
+    Checkpoint, Engine, EngineOptions, Level, Limits, Metric, Observer, Predictor, Session, SessionOptions,
+};
+use kilnbox_tensor::{DType, Device};
 use serde_json::Value;
 
 /// The repository.
@@ -39,6 +43,15 @@ pub fn peer(name: &str) -> Option<PathBuf> {
     }
     eprintln!("skipped: `{name}` is not present");
     None
+}
+
+/// An example of a client, which `cargo xtask test` has built.
+///
+/// # Panics
+/// The tests run without `cargo xtask`.
+pub fn client(name: &str) -> PathBuf {
+    let folder = std::env::var_os("KILNBOX_CLIENTS");
+    Path::new(&folder.expect("run the tests with `cargo xtask test`, which builds the clients")).join(name)
 }
 
 /// An observer who listens to nothing and keeps nothing.
@@ -108,6 +121,22 @@ impl Training {
             info,
         })
     }
+}
+
+/// A model of ethanol that has learnt nothing, and is small: for tests of what a model is asked and gives, whatever its numbers. It belongs on the thread that makes it, see
+/// [`kilnbox_host::on_own_thread`].
+///
+/// # Errors
+/// The architecture was not built, or the fixture cannot be read.
+pub fn untrained_predictor(dtype: DType) -> Result<Predictor, Box<dyn Error + Send + Sync>> {
+    let overrides = ["architecture.model.soap.max_angular=2", "architecture.model.bpnn.num_neurons_per_layer=8"];
+    let options = repository().join("fixtures/ethanol/options.yaml");
+    let training = Training::read(&options, &overrides.map(str::to_owned), 0).map_err(|error| error.to_string())?;
+    let component = Engine::new(&EngineOptions::default())?.load(&training.component)?;
+    let options = SessionOptions { device: Device::cpu(), seed: 0, limits: Limits::default(), on_overrun: None };
+    let mut session = Session::start(&component, options, Box::new(Nobody))?;
+    let model = session.new_model(&training.hypers["model"].to_string(), &training.info, dtype)?;
+    Ok(Predictor::new(session, model)?)
 }
 
 /// A folder of its own for a test that runs the program, with the fixtures beside it as in the repository.

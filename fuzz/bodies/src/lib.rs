@@ -6,6 +6,7 @@
 mod bundle;
 mod component;
 mod data;
+mod graph;
 mod operations;
 mod options;
 mod text;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 pub use bundle::{architecture, checkpoint, lock, model};
 pub use component::component;
 pub use data::{extended_xyz, neighbor_list_of as neighbor_list};
+pub use graph::graph;
 pub use operations::operations;
 pub use options::{hypers, options};
 

@@ -156,3 +156,8 @@ fn architecture() {
 fn lock() {
     short_run("lock", 50_000, kilnbox_fuzz::lock);
 }
+
+#[test]
+fn graph() {
+    short_run("graph", 200_000, kilnbox_fuzz::graph);
+}

@@ -19,31 +19,34 @@ impl From<DataError> for CliError {
 
 impl From<HostError> for CliError {
     fn from(error: HostError) -> Self {
-        let blame = match &error {
-            HostError::Data(data) => return data.clone().into(),
-            HostError::Refused { .. } | HostError::Architecture { .. } => Blame::Input,
-            HostError::Trapped { .. } => Blame::Architecture,
-            HostError::Limit { .. } | HostError::Device { .. } => Blame::Limit,
-            HostError::Bug(_) => Blame::Kilnbox,
-        };
-        let result = Self::new(blame, error.to_string());
+        Self::of_guest("the architecture", error)
+    }
+}
+
+impl CliError {
+    /// An error of a component in the sandbox, which a message calls `who`.
+    pub fn of_guest(who: &str, error: HostError) -> Self {
         match error {
-            HostError::Trapped { backtrace, .. } => {
-                let result = result.hint("this is a mistake in the architecture's code: report it to its maintainers");
+            HostError::Data(data) => data.into(),
+            HostError::Refused { .. } | HostError::Architecture { .. } => Self::input(error.to_string()),
+            HostError::Trapped { message, backtrace } => {
+                let result = Self::new(Blame::Architecture, format!("{who} failed: {message}"))
+                    .hint(format!("this is a mistake in {who}'s code: report it to its maintainers"));
                 if backtrace.is_empty() {
                     result
                 } else {
                     result.hint(format!("where it happened, innermost first:\n{backtrace}"))
                 }
             }
-            HostError::Limit { limit, .. } => {
-                result.hint(format!("if you want to allow it more, raise the limit: `--limit {limit}=VALUE`"))
+            HostError::Limit { limit, message } => {
+                Self::new(Blame::Limit, format!("{who} exceeded the limit `{limit}`: {message}"))
+                    .hint(format!("if you want to allow it more, raise the limit: `--limit {limit}=VALUE`"))
             }
-            HostError::Device { .. } => result.hint(
+            HostError::Device { .. } => Self::new(Blame::Limit, error.to_string()).hint(
                 "smaller batches need less of its memory, and so does a smaller `--limit tensor_bytes=VALUE` refuse \
                  sooner; `device: cpu` does without it",
             ),
-            _ => result,
+            HostError::Bug(_) => Self::new(Blame::Kilnbox, error.to_string()),
         }
     }
 }

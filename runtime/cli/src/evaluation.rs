@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use kilnbox_bundle::write_atomically;
 use kilnbox_data::extended_xyz::{self, Column, Frame, Value};
-use kilnbox_data::{Dataset, SampleKind, TensorMap};
+use kilnbox_data::{Dataset, SampleKind, TensorMap, volume};
 use kilnbox_host::{EvaluatedBatch, EvaluatedOutput, EvaluationRequest, Model, ModelOutput, Session};
 use kilnbox_tensor::DType;
 use serde_json::{Value as Json, json};
@@ -329,11 +329,6 @@ fn xyz_name(output: &str) -> String {
     let name = output.strip_prefix("mtt::").unwrap_or(output);
     let fits = |character: char| character.is_alphanumeric() || "_-/.+".contains(character);
     name.chars().map(|character| if fits(character) { character } else { '_' }).collect()
-}
-
-fn volume(cell: &[f64; 9]) -> f64 {
-    let [a, b, c, d, e, f, g, h, i] = *cell;
-    (a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g)).abs()
 }
 
 #[cfg(test)]

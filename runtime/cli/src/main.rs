@@ -1,11 +1,12 @@
 //! The `kilnbox` program.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use kilnbox_bundle::RegistryOptions;
-use kilnbox_cli::commands::{build, eval, export, keygen, pack, pull, push, show, sign, train, verify};
+use kilnbox_cli::commands::{build, eval, export, keygen, pack, pull, push, run, show, sign, train, verify};
 use kilnbox_cli::errors::{Blame, CliError, install_panic_hook, uncaught_panic};
 use kilnbox_cli::registries::Access;
 use kilnbox_cli::sandbox::{COMPILE_COMPONENT, Sandbox};
@@ -36,6 +37,8 @@ enum Command {
     Train(TrainArguments),
     /// Evaluates an exported model: compares it with targets, or predicts.
     Eval(EvalArguments),
+    /// Runs a program that uses trained models: any component that imports `wasi:nn`.
+    Run(RunArguments),
     /// Makes one file of a checkpoint and its architecture, which can be evaluated anywhere.
     Export(ExportArguments),
     /// Builds a Rust package with an architecture, and makes a bundle of it.
@@ -150,6 +153,19 @@ struct EvalArguments {
 }
 
 #[derive(Args)]
+struct RunArguments {
+    /// A model, and the name that the program finds it by; can be repeated. Without `NAME=` it is the file's name without `.kiln`.
+    #[arg(short, long = "model", value_name = "NAME=FILE")]
+    models: Vec<String>,
+    /// Where models run: `cpu`, which is the default, or another device as for `train`.
+    #[arg(long, value_name = "NAME")]
+    device: Option<String>,
+    /// The program, a WebAssembly component that exports `wasi:cli/run`, and what it is started with: all that follows is the program's.
+    #[arg(trailing_var_arg = true, required = true, value_names = ["CLIENT", "ARGUMENTS"])]
+    client: Vec<OsString>,
+}
+
+#[derive(Args)]
 struct ExportArguments {
     /// A checkpoint of a run.
     checkpoint: PathBuf,
@@ -245,7 +261,7 @@ fn main() -> ExitCode {
         }
     };
     let result = wanted_threads(arguments.threads).and_then(|threads| {
-        kilnbox_host::on_worker(threads, || run(arguments)).unwrap_or_else(|_| Err(uncaught_panic()))
+        kilnbox_host::on_worker(threads, || perform(arguments)).unwrap_or_else(|_| Err(uncaught_panic()))
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,
@@ -256,7 +272,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(arguments: Arguments) -> Result<(), CliError> {
+fn perform(arguments: Arguments) -> Result<(), CliError> {
     let debug = arguments.debug;
     let sandbox = Sandbox { allow_inert_wasi: arguments.allow_inert_wasi, ..Sandbox::new(&arguments.limits)? };
     match arguments.command {
@@ -266,6 +282,11 @@ fn run(arguments: Arguments) -> Result<(), CliError> {
         }
         Command::Eval(EvalArguments { model, options, output, batch_size, device }) => {
             eval::run(&eval::Request { model, options, output, batch_size, device, sandbox, debug })
+        }
+        Command::Run(RunArguments { models, device, client }) => {
+            let (client, arguments) =
+                client.split_first().map(|(client, rest)| (client.into(), rest.to_vec())).unwrap_or_default();
+            run::run(&run::Request { client, arguments, models, device, sandbox, debug })
         }
         Command::Build(BuildArguments { folder, output, metadata, verify }) => {
             build::run(&build::Request { folder, output, metadata, verify, sandbox })

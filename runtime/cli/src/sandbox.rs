@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kilnbox_host::Checkpoint;
 use kilnbox_host::{
-    Compiler, Component, Engine, EngineOptions, HostError, LIMITS, Level, LimitInfo, Limits, Metric, Observer, Session,
+    Compiler, Component, Engine, EngineOptions, LIMITS, Level, LimitInfo, Limits, Metric, Observer, Session,
     SessionOptions,
 };
 use kilnbox_tensor::Device;
@@ -89,13 +89,17 @@ impl Sandbox {
         seed: u64,
         observer: Box<dyn Observer>,
     ) -> Result<Session, CliError> {
-        let options = SessionOptions {
+        Ok(Session::start(component, self.session_options(device, seed), observer)?)
+    }
+
+    /// How a session on `device` that begins with `seed` runs.
+    pub fn session_options(&self, device: &Device, seed: u64) -> SessionOptions {
+        SessionOptions {
             device: device.clone(),
             seed,
             limits: self.limits.clone(),
-            on_overrun: Some(Arc::new(end_the_program)),
-        };
-        Ok(Session::start(component, options, observer)?)
+            on_overrun: Some(Arc::new(|error| end_the_program(&CliError::from(error)))),
+        }
     }
 
     /// A session whose messages go to the log; it trains nothing.
@@ -124,8 +128,7 @@ fn this_program() -> Result<PathBuf, CliError> {
 }
 
 /// The last resort against an operation that goes on after its deadline: checkpoints are whole on the disk already, and nothing else is lost.
-fn end_the_program(error: HostError) {
-    let error = CliError::from(error);
+pub fn end_the_program(error: &CliError) {
     eprintln!("{error}");
     std::process::exit(i32::from(error.blame().exit_code()));
 }

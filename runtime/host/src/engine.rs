@@ -10,13 +10,14 @@ use wasmtime::{Config, OptLevel};
 
 use crate::CONTRACT_VERSION;
 use crate::cache::CodeCache;
+use crate::client::{ClientComponent, ENTRY};
 use crate::compile::Compiler;
 use crate::deadline::TICK;
 use crate::error::{HostError, printable};
 use crate::imports::imported_names;
 use crate::limits::Limits;
 use crate::serve::bindings::ArchitecturePre;
-use crate::serve::{self, State, inert_wasi};
+use crate::serve::{self, State, inert_wasi, neural_network};
 
 /// Every interface of the contract has this prefix.
 const CONTRACT: &str = "kilnbox:architecture/";
@@ -92,6 +93,47 @@ impl Engine {
     /// [`HostError::Refused`] with everything that it wants beyond the contract, or what it lacks to be an architecture; [`HostError::Limit`] if it
     /// is too large, or compiling it takes too much.
     pub fn load(&self, bytes: &[u8]) -> Result<Component, HostError> {
+        self.check_container(bytes)?;
+        check_imports(bytes, self.allow_inert_wasi)?;
+        let digest = hexadecimal(&Sha256::digest(bytes));
+        let compiled = self.compiled(bytes, &digest)?;
+        let mut linker = Linker::new(&self.engine);
+        serve::add_to_linker(&mut linker).map_err(|error| HostError::Bug(format!("{error:#}")))?;
+        if self.allow_inert_wasi {
+            add_inert_wasi(&mut linker, &compiled)?;
+        }
+        let pre = linker
+            .instantiate_pre(&compiled)
+            .and_then(ArchitecturePre::new)
+            .map_err(|error| HostError::refused(printable(&format!("it does not keep to the contract: {error:#}"))))?;
+        Ok(Component { pre, engine: self.engine.clone(), digest: format!("sha256:{digest}") })
+    }
+
+    /// Checks that `bytes` are a program that wants nothing but models and WASI, and compiles it or takes its compiled code from the cache. WASI is served with
+    /// nothing behind it, whatever the options say: there is no program without.
+    ///
+    /// # Errors
+    /// As [`Self::load`], for what is no client.
+    pub fn load_client(&self, bytes: &[u8]) -> Result<ClientComponent, HostError> {
+        self.check_container(bytes)?;
+        check_imports_of_client(bytes)?;
+        let compiled = self.compiled(bytes, &hexadecimal(&Sha256::digest(bytes)))?;
+        let mut linker = Linker::new(&self.engine);
+        neural_network::add_to_linker(&mut linker).map_err(|error| HostError::Bug(format!("{error:#}")))?;
+        add_inert_wasi(&mut linker, &compiled)?;
+        let kind = compiled.component_type();
+        let entry = kind.exports(&self.engine).find(|(name, _)| name.starts_with(ENTRY)).map(|(name, _)| name);
+        let run = entry
+            .and_then(|entry| compiled.get_export_index(None, entry))
+            .and_then(|instance| compiled.get_export_index(Some(&instance), "run"))
+            .ok_or_else(|| HostError::refused(format!("it is no program: it does not export `{ENTRY}0`")))?;
+        let pre = linker.instantiate_pre(&compiled).map_err(|error| {
+            HostError::refused(printable(&format!("what it imports is not what it names: {error:#}")))
+        })?;
+        Ok(ClientComponent { pre, engine: self.engine.clone(), run })
+    }
+
+    fn check_container(&self, bytes: &[u8]) -> Result<(), HostError> {
         let limit = self.limits.component_bytes;
         if bytes.len() as u64 > limit {
             let message = format!("the component has {} bytes, at most {limit}", bytes.len());
@@ -102,21 +144,7 @@ impl Engine {
                 "it is not a WebAssembly component (a plain module, or another kind of file?)",
             ));
         }
-        check_imports(bytes, self.allow_inert_wasi)?;
-        let digest = hexadecimal(&Sha256::digest(bytes));
-        let compiled = self.compiled(bytes, &digest)?;
-        let mut linker = Linker::new(&self.engine);
-        serve::add_to_linker(&mut linker).map_err(|error| HostError::Bug(format!("{error:#}")))?;
-        if self.allow_inert_wasi {
-            inert_wasi::add_to_linker(&mut linker, &compiled).map_err(|error| {
-                HostError::refused(printable(&format!("what it asks of WASI cannot be served: {error:#}")))
-            })?;
-        }
-        let pre = linker
-            .instantiate_pre(&compiled)
-            .and_then(ArchitecturePre::new)
-            .map_err(|error| HostError::refused(printable(&format!("it does not keep to the contract: {error:#}"))))?;
-        Ok(Component { pre, engine: self.engine.clone(), digest: format!("sha256:{digest}") })
+        Ok(())
     }
 
     fn compiled(&self, bytes: &[u8], digest: &str) -> Result<Compiled, HostError> {
@@ -160,32 +188,65 @@ enum Code<'a> {
     Kept(&'a Path),
 }
 
+/// Serves the imports of WASI with nothing behind them.
+fn add_inert_wasi(linker: &mut Linker<State>, compiled: &Compiled) -> Result<(), HostError> {
+    inert_wasi::add_to_linker(linker, compiled)
+        .map_err(|error| HostError::refused(printable(&format!("what it asks of WASI cannot be served: {error:#}"))))
+}
+
 /// Names everything that the component imports from elsewhere than the contract, before anything is compiled.
 fn check_imports(component: &[u8], allow_inert_wasi: bool) -> Result<(), HostError> {
-    let names = imported_names(component)
-        .map_err(|problem| HostError::refused(printable(&format!("it cannot be read: {problem}"))))?;
-    let (ours, foreign): (Vec<&str>, Vec<&str>) = names.into_iter().partition(|name| name.starts_with(CONTRACT));
-    let is_wasi = |name: &&str| inert_wasi::interface(name).is_some();
-    if foreign.is_empty()
-        || allow_inert_wasi && foreign.len() <= inert_wasi::MOST_INTERFACES && foreign.iter().all(is_wasi)
-    {
+    let (ours, foreign) = imports(component, |name| name.starts_with(CONTRACT))?;
+    let only_wasi = foreign.len() <= inert_wasi::MOST_INTERFACES
+        && foreign.iter().all(|name| inert_wasi::interface(name).is_some());
+    if foreign.is_empty() || allow_inert_wasi && only_wasi {
         return check_version(&ours);
     }
-    let listed: Vec<String> = foreign.iter().take(MOST_LISTED).map(|name| format!("`{}`", one_line(name))).collect();
-    let more = match foreign.len().saturating_sub(MOST_LISTED) {
-        0 => String::new(),
-        more => format!(" and {more} more"),
-    };
     // Told only where it is all that is missing.
-    let advice = if !allow_inert_wasi && foreign.len() <= inert_wasi::MOST_INTERFACES && foreign.iter().all(is_wasi) {
+    let advice = if !allow_inert_wasi && only_wasi {
         "; `--allow-inert-wasi` serves these imports with nothing behind them"
     } else {
         ""
     };
     Err(HostError::refused(format!(
-        "it asks for {}{more}, but an architecture is given `{CONTRACT}*` and nothing else{advice}",
-        listed.join(", ")
+        "it asks for {}, but an architecture is given `{CONTRACT}*` and nothing else{advice}",
+        listed(&foreign)
     )))
+}
+
+/// Names everything that a client imports beside models and WASI, before anything is compiled.
+fn check_imports_of_client(component: &[u8]) -> Result<(), HostError> {
+    let is_served = |name: &str| neural_network::INTERFACES.contains(&name) || inert_wasi::interface(name).is_some();
+    let (served, foreign) = imports(component, is_served)?;
+    if served.len() > inert_wasi::MOST_INTERFACES {
+        return Err(HostError::refused(format!("it imports {} interfaces, more than there are", served.len())));
+    }
+    if foreign.is_empty() {
+        return Ok(());
+    }
+    let [first, ..] = neural_network::INTERFACES;
+    let version = first.split_once('@').map_or("", |(_, version)| version);
+    Err(HostError::refused(format!(
+        "it asks for {}, but a client is given `wasi:nn@{version}` and WASI 0.2 with nothing behind it",
+        listed(&foreign)
+    )))
+}
+
+/// The names of a component's imports, those that are served apart from all others.
+fn imports(component: &[u8], is_served: impl Fn(&str) -> bool) -> Result<(Vec<&str>, Vec<&str>), HostError> {
+    let names = imported_names(component)
+        .map_err(|problem| HostError::refused(printable(&format!("it cannot be read: {problem}"))))?;
+    Ok(names.into_iter().partition(|name| is_served(name)))
+}
+
+/// Some names, as a refusal shows them.
+fn listed(names: &[&str]) -> String {
+    let listed: Vec<String> = names.iter().take(MOST_LISTED).map(|name| format!("`{}`", one_line(name))).collect();
+    let more = match names.len().saturating_sub(MOST_LISTED) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    listed.join(", ") + &more
 }
 
 /// Says which version of the contract a component was made for, if it is another one than ours. Versions before 1 fit one another if they differ in their

@@ -133,12 +133,16 @@ const LONGEST_TEXT: usize = 4096;
 
 /// Text of a guest as it may be shown: control characters escaped (but for line breaks and tabs), and cut.
 pub(crate) fn printable(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len().min(LONGEST_TEXT));
-    for (count, character) in text.chars().enumerate() {
-        if count == LONGEST_TEXT {
-            shown.push_str(" ...");
-            break;
-        }
+    match text.char_indices().nth(LONGEST_TEXT) {
+        None => escaped(text),
+        Some((end, _)) => escaped(&text[..end]) + " ...",
+    }
+}
+
+/// Text of a guest with control characters escaped, but for line breaks and tabs.
+pub(crate) fn escaped(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for character in text.chars() {
         match character {
             '\n' | '\t' => shown.push(character),
             // Marks and overrides of the direction of writing can make a line read as another one.

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use kilnbox_data::{BatchOptions, DataError, Dataset, Labels, SampleKind, TensorBlock, TensorMap};
+use kilnbox_data::{
+    BatchOptions, DataError, Dataset, Labels, NeighborListOptions, Part, PartOptions, Parts, SampleKind, StructureView,
+    TensorBlock, TensorMap,
+};
 use kilnbox_tensor::op::{elementwise, reduce};
 use kilnbox_tensor::{DType, Misuse, Tensor, autodiff};
 
 use crate::error::HostError;
 use crate::serve::bindings::exports::kilnbox::architecture::model;
 use crate::service::data::{Systems, TensorBlock as Block, TensorMap as Map};
-use crate::service::model::ModelOutput;
+use crate::service::model::{Capabilities, ModelOutput};
 use crate::session::{Model, Session};
 
 /// What is asked for each system.
@@ -46,7 +49,8 @@ pub struct EvaluatedOutput {
 }
 
 impl Session {
-    /// Evaluates `requests` for all systems of `dataset`, `batch_size` at a time, in order.
+    /// Evaluates `requests` for all systems of `dataset`, `batch_size` at a time, in order. A large structure is a batch of its own, and is evaluated in parts if the
+    /// model lets it: see [`Cut`].
     ///
     /// # Errors
     /// The model cannot compute an output, or gives another shape than was asked for; data that cannot be had; as every call.
@@ -59,32 +63,70 @@ impl Session {
         batch_size: usize,
         on_batch: &mut dyn FnMut(EvaluatedBatch),
     ) -> Result<(), HostError> {
-        let lists = self.call(|architecture, store| {
-            architecture.kilnbox_architecture_model().model().call_requested_neighbor_lists(store, model.0)
-        })?;
+        let neighbor_lists = self.requested_neighbor_lists(model)?;
         let inputs = self.call(|architecture, store| {
             architecture.kilnbox_architecture_model().model().call_requested_inputs(store, model.0)
         })?;
         // What is not there is not given: whether it can do without is the architecture's to say.
         let has = |name: &String| dataset.info().extra_data.iter().any(|data| data.name == *name);
-        let options = BatchOptions {
-            neighbor_lists: lists.into_iter().map(Into::into).collect(),
-            targets: Vec::new(),
-            extra_data: inputs.into_iter().filter(has).collect(),
+        let extra_data: Vec<String> = inputs.into_iter().filter(has).collect();
+        let atom_counts = dataset.atom_counts();
+        let largest = atom_counts.iter().max().copied().unwrap_or_default();
+        let cut = if largest as usize > FEWEST_CUT && extra_data.is_empty() {
+            Cut::of(&self.export_model(model)?, &neighbor_lists, requests)
+        } else {
+            None
         };
-        let indices: Vec<u32> = (0..dataset.len() as u32).collect();
-        let parts: Vec<Vec<u32>> = indices.chunks(batch_size.max(1)).map(<[u32]>::to_vec).collect();
-        let mut batches = dataset.batches(parts.clone(), options)?;
-        for indices in parts {
-            let Some(batch) = batches.next()? else { break };
-            let systems = self.host(|state| {
-                let device = state.device.clone();
-                Ok(Systems::new(batch.systems, batch.extra_data, &device, dtype)?)
-            })?;
-            let outputs = self.evaluate_batch(model, systems, requests)?;
+        let groups = groups(&atom_counts, batch_size, cut.as_ref().map_or(usize::MAX, |cut| cut.largest_whole));
+        let options = BatchOptions { neighbor_lists, targets: Vec::new(), extra_data };
+        let whole = groups.iter().filter(|group| !group.is_cut).map(|group| group.indices.clone()).collect();
+        let mut batches = dataset.batches(whole, options)?;
+        for Group { indices, is_cut } in groups {
+            let outputs = match (&cut, dataset.structure(indices.first().map_or(usize::MAX, |&index| index as usize))) {
+                (Some(cut), Some(structure)) if is_cut => {
+                    self.evaluate_in_parts(model, dtype, structure, &cut.parts, requests)?
+                }
+                _ => {
+                    let Some(batch) = batches.next()? else { break };
+                    let systems = self.host(|state| {
+                        let device = state.device.clone();
+                        Ok(Systems::new(batch.systems, batch.extra_data, &device, dtype)?)
+                    })?;
+                    self.evaluate_batch(model, systems, requests)?
+                }
+            };
             on_batch(EvaluatedBatch { indices, outputs });
         }
         Ok(())
+    }
+
+    /// The answers to `requests` for one structure, in their order, block by block as [`Parts`] cuts it. They are those of the whole but for rounding.
+    pub(crate) fn evaluate_in_parts(
+        &mut self,
+        model: &Model,
+        dtype: DType,
+        structure: StructureView<'_>,
+        options: &PartOptions,
+        requests: &[EvaluationRequest],
+    ) -> Result<Vec<EvaluatedOutput>, HostError> {
+        let mut parts = Parts::new(structure, options.clone())?;
+        let mut sums: Vec<Sum> = requests.iter().map(|request| Sum::new(request, structure.types.len())).collect();
+        while let Some(Part { systems, atoms, block }) = parts.next()? {
+            let systems = self.host(|state| {
+                let device = state.device.clone();
+                Ok(Systems::new(systems, Vec::new(), &device, dtype)?)
+            })?;
+            let of_block = (0..block as i32).flat_map(|atom| [0, atom]).collect();
+            let selected = Labels::new(&["system", "atom"], of_block);
+            let outputs = self.evaluate_selected(model, systems, requests, Some(&selected))?;
+            for (sum, output) in sums.iter_mut().zip(outputs) {
+                if let Err(problem) = sum.add(output, &atoms) {
+                    return self.broken(&problem);
+                }
+            }
+        }
+        // A structure has atoms, so it has a part.
+        Ok(sums.into_iter().filter_map(|sum| sum.output).collect())
     }
 
     /// Evaluates `outputs` for `systems`: one map for each, in that order. Where `systems` are tracked, the values can be differentiated, to any order.
@@ -125,17 +167,37 @@ impl Session {
         Ok(maps)
     }
 
-    fn evaluate_batch(
+    /// The neighbour lists that the model uses.
+    pub(crate) fn requested_neighbor_lists(&mut self, model: &Model) -> Result<Vec<NeighborListOptions>, HostError> {
+        let lists = self.call(|architecture, store| {
+            architecture.kilnbox_architecture_model().model().call_requested_neighbor_lists(store, model.0)
+        })?;
+        Ok(lists.into_iter().map(Into::into).collect())
+    }
+
+    /// The answers to `requests` for `systems`, in their order.
+    pub(crate) fn evaluate_batch(
         &mut self,
         model: &Model,
         systems: Systems,
         requests: &[EvaluationRequest],
     ) -> Result<Vec<EvaluatedOutput>, HostError> {
+        self.evaluate_selected(model, systems, requests, None)
+    }
+
+    /// The same, of some atoms.
+    fn evaluate_selected(
+        &mut self,
+        model: &Model,
+        systems: Systems,
+        requests: &[EvaluationRequest],
+        selected_atoms: Option<&Labels>,
+    ) -> Result<Vec<EvaluatedOutput>, HostError> {
         let positions = requests.iter().any(|request| request.position_gradients);
         let strain = requests.iter().any(|request| request.strain_gradients);
         let tracked = self.host(|_| Ok(systems.track(positions, strain)?))?;
         let requested: Vec<ModelOutput> = requests.iter().map(|request| request.output.clone()).collect();
-        let maps = self.forward(model, tracked.systems, &requested, None)?;
+        let maps = self.forward(model, tracked.systems, &requested, selected_atoms)?;
         let outputs = maps.into_iter().zip(requests).map(|(map, request)| {
             let of = |leaf: &Option<Tensor>, wanted: bool| match leaf {
                 Some(leaf) if wanted => gradient(&map, leaf).map(Some),
@@ -151,6 +213,142 @@ impl Session {
         let outputs: Result<Vec<_>, Misuse> = outputs.collect();
         self.host(|_| Ok(outputs?))
     }
+}
+
+/// No smaller structure is cut: it fits everywhere, and its shell would be more than itself.
+const FEWEST_CUT: usize = 2_000;
+/// The atoms of a block where an atom's neighbours are all that matters to it: what a block needs then fits the caches of a processor, and atoms of its shell cost next to nothing.
+const BLOCK: usize = 1_000;
+/// The same where neighbours of neighbours matter: atoms of the shell are computed as well, so that larger blocks are cheaper.
+const BLOCK_OF_MESSAGES: usize = 10_000;
+
+/// How large structures are cut.
+#[derive(Clone, Debug)]
+pub(crate) struct Cut {
+    /// The most atoms of a structure that is evaluated whole.
+    pub(crate) largest_whole: usize,
+    pub(crate) parts: PartOptions,
+}
+
+impl Cut {
+    /// How structures are cut for this model and these requests, if they may be: values are sums over atoms, or of atoms, and how far atoms matter has a bound.
+    pub(crate) fn of(
+        capabilities: &Capabilities,
+        neighbor_lists: &[NeighborListOptions],
+        requests: &[EvaluationRequest],
+    ) -> Option<Self> {
+        let is_sum = |request: &EvaluationRequest| {
+            request.output.sample_kind == SampleKind::Atom || request.output.quantity == "energy"
+        };
+        let range = capabilities.interaction_range;
+        if !(range >= 0.0 && range.is_finite()) || !requests.iter().all(is_sum) {
+            return None;
+        }
+        let longest = neighbor_lists.iter().map(|options| options.cutoff).fold(0.0, f64::max);
+        let atoms_of_block = if range <= longest { BLOCK } else { BLOCK_OF_MESSAGES };
+        Some(Self {
+            largest_whole: 2 * atoms_of_block,
+            parts: PartOptions { interaction_range: range, neighbor_lists: neighbor_lists.to_vec(), atoms_of_block },
+        })
+    }
+}
+
+/// Systems that are evaluated together, or one that is cut.
+struct Group {
+    indices: Vec<u32>,
+    is_cut: bool,
+}
+
+/// So many systems at a time, in order; those with more atoms than `largest_whole` alone.
+fn groups(atom_counts: &[u32], batch_size: usize, largest_whole: usize) -> Vec<Group> {
+    let mut groups: Vec<Group> = Vec::new();
+    for (index, &atoms) in (0..).zip(atom_counts) {
+        let is_cut = atoms as usize > largest_whole;
+        match groups.last_mut() {
+            Some(last) if !is_cut && !last.is_cut && last.indices.len() < batch_size.max(1) => last.indices.push(index),
+            _ => groups.push(Group { indices: vec![index], is_cut }),
+        }
+    }
+    groups
+}
+
+/// What the parts of a structure add up to.
+struct Sum {
+    atoms: usize,
+    per_atom: bool,
+    output: Option<EvaluatedOutput>,
+}
+
+impl Sum {
+    fn new(request: &EvaluationRequest, atoms: usize) -> Self {
+        Self { atoms, per_atom: request.output.sample_kind == SampleKind::Atom, output: None }
+    }
+
+    /// Adds what a part gave, whose atoms are these, those of the block first. The error is a sentence about the architecture.
+    fn add(&mut self, part: EvaluatedOutput, atoms: &[u32]) -> Result<(), String> {
+        let (total, per_atom) = (self.atoms, self.per_atom);
+        let sum = self.output.get_or_insert_with(|| Self::zeros(&part, total, per_atom));
+        let width = |block: &TensorBlock| block.shape.iter().skip(1).product::<usize>();
+        let same = sum.values.keys == part.values.keys
+            && sum.values.blocks.len() == part.values.blocks.len()
+            && sum.values.blocks.iter().zip(&part.values.blocks).all(|(sum, part)| sum.shape[1..] == part.shape[1..]);
+        if !same {
+            return Err(format!(
+                "`forward` gave `{}` other blocks for one part of a structure than for another",
+                part.name
+            ));
+        }
+        for (sum, part) in sum.values.blocks.iter_mut().zip(&part.values.blocks) {
+            let width = width(part);
+            for (row, values) in part.values.chunks_exact(width.max(1)).enumerate() {
+                let row = if per_atom { atoms[row] as usize } else { row };
+                add_to(&mut sum.values[row * width..][..width], values);
+            }
+        }
+        if let (Some(sum), Some(part)) = (&mut sum.position_gradients, part.position_gradients) {
+            for (gradient, &atom) in part.chunks_exact(3).zip(atoms) {
+                add_to(&mut sum[3 * atom as usize..][..3], gradient);
+            }
+        }
+        if let (Some(sum), Some(part)) = (&mut sum.strain_gradients, part.strain_gradients) {
+            add_to(sum, &part);
+        }
+        Ok(())
+    }
+
+    /// Nothing yet, for the whole structure, in the shape of a part's answer.
+    fn zeros(part: &EvaluatedOutput, atoms: usize, per_atom: bool) -> EvaluatedOutput {
+        let rows = if per_atom { atoms } else { 1 };
+        let samples = if per_atom {
+            Labels::new(&["system", "atom"], (0..atoms as i32).flat_map(|atom| [0, atom]).collect())
+        } else {
+            Labels::new(&["system"], vec![0])
+        };
+        let block = |block: &TensorBlock| {
+            let shape: Vec<usize> = std::iter::once(rows).chain(block.shape[1..].iter().copied()).collect();
+            TensorBlock {
+                values: vec![0.0; shape.iter().product()],
+                shape,
+                samples: samples.clone(),
+                components: block.components.clone(),
+                properties: block.properties.clone(),
+                gradients: Vec::new(),
+            }
+        };
+        EvaluatedOutput {
+            name: part.name.clone(),
+            values: TensorMap {
+                keys: part.values.keys.clone(),
+                blocks: part.values.blocks.iter().map(block).collect(),
+            },
+            position_gradients: part.position_gradients.as_ref().map(|_| vec![0.0; 3 * atoms]),
+            strain_gradients: part.strain_gradients.as_ref().map(|_| vec![0.0; 9]),
+        }
+    }
+}
+
+fn add_to(sum: &mut [f64], values: &[f64]) {
+    sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }
 
 /// The gradient of the sum of all values.

@@ -2,31 +2,28 @@
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::sync::OnceLock;
 
 use kilnbox_data::{Dataset, DatasetInfo};
-use kilnbox_tensor::context::Context as TensorContext;
-use kilnbox_tensor::{DType, Device, Misuse, autodiff};
+use kilnbox_tensor::{DType, Device};
+use wasmtime::Store;
 use wasmtime::component::{Resource, ResourceAny};
-use wasmtime::{Store, Trap, WasmBacktrace};
 
-use crate::deadline::{Allowance, Deadline, OnOverrun, TICK};
+use crate::deadline::OnOverrun;
 use crate::engine::Component;
-use crate::error::{DeviceLost, HostError, HostPanic, LimitReached, TimeIsUp, printable};
+use crate::error::HostError;
+use crate::instance::Instance;
 use crate::limits::Limits;
 use crate::serve::bindings::kilnbox::architecture::errors::ArchitectureError;
 use crate::serve::bindings::{Architecture, exports::kilnbox::architecture as exports};
-use crate::serve::{CheckpointFolder, State, guarded};
+use crate::serve::{CheckpointFolder, State};
 use crate::service::checkpoint::{Checkpoint, Context};
 use crate::service::data;
 use crate::service::model::{About, Capabilities, ModelOutput};
-use crate::service::report::{Observer, Reporter};
+use crate::service::report::Observer;
 
 /// The stack of a thread that sessions run on: the guest's own, and a host that is called from deep inside it.
 const THREAD_STACK: usize = 64 << 20;
-/// The most frames of a backtrace that are shown.
-const MOST_FRAMES: usize = 24;
 
 /// How a session runs.
 #[derive(Clone)]
@@ -60,22 +57,12 @@ pub struct Trainer(ResourceAny);
 /// One instance of an architecture in a store of its own. After a trap or a limit the instance and everything that it held are gone, and every
 /// later call fails.
 pub struct Session {
-    live: Option<Live>,
-    limits: Limits,
-    context: Arc<TensorContext>,
-    deadline: Arc<Deadline>,
-    started: Instant,
-}
-
-/// An instance that has not failed.
-struct Live {
-    store: Store<State>,
-    architecture: Architecture,
+    instance: Instance<Architecture>,
 }
 
 impl fmt::Debug for Session {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Session").field("limits", &self.limits).finish_non_exhaustive()
+        formatter.debug_struct("Session").field("limits", self.instance.limits()).finish_non_exhaustive()
     }
 }
 
@@ -91,32 +78,18 @@ impl Session {
         options: SessionOptions,
         observer: Box<dyn Observer>,
     ) -> Result<Self, HostError> {
-        let SessionOptions { device, seed, limits, on_overrun } = options;
-        let tensor_bytes = limits.tensor_bytes.min(most_on(&device));
-        let context = TensorContext::new(usize::try_from(tensor_bytes).unwrap_or(usize::MAX), limits.operation_cost);
-        let reporter = Reporter::new(observer, &limits);
-        let mut store = Store::new(&component.engine, State::new(device, seed, reporter, limits.clone()));
-        store.limiter(|state| state);
-        // Beside those that are handed out, the guest has handles of its own and lends each while it calls.
-        let handles = limits.handles.saturating_mul(2).saturating_add(1024);
-        store.set_max_component_handles(usize::try_from(handles).unwrap_or(usize::MAX));
-        store.set_hostcall_fuel(usize::try_from(limits.call_bytes).unwrap_or(usize::MAX));
-        let deadline = Deadline::new(context.clone(), on_overrun);
-        let mut session = Self { live: None, limits, context, deadline, started: Instant::now() };
-        let allowance = session.allowance(session.limits.seconds_per_call);
-        let architecture = session.run(allowance, &mut store, |store| component.pre.instantiate(store))?;
-        session.live = Some(Live { store, architecture });
-        Ok(session)
+        let instance = Instance::start(&component.engine, options, observer, |store| component.pre.instantiate(store))?;
+        Ok(Self { instance })
     }
 
     /// The bytes of tensors that are alive now: none after the instance is gone and what it gave out has been dropped.
     pub fn tensor_bytes(&self) -> usize {
-        self.context.quota().used()
+        self.instance.context().quota().used()
     }
 
     /// The most bytes of tensors that were alive at one time.
     pub fn peak_tensor_bytes(&self) -> usize {
-        self.context.quota().peak()
+        self.instance.context().quota().peak()
     }
 
     /// What the architecture says of itself.
@@ -230,7 +203,7 @@ impl Session {
         let train = self.hand_over(train)?;
         let validation = self.hand_over(validation)?;
         let folder = self.host(|state| state.hand_out(CheckpointFolder))?;
-        self.ask_within(f64::INFINITY, |architecture, store| {
+        let trained = self.instance.within(f64::INFINITY, |architecture, store| {
             trainers(architecture).call_train(
                 store,
                 trainer.0,
@@ -241,7 +214,8 @@ impl Session {
                 &validation,
                 folder,
             )
-        })
+        });
+        trained?.map_err(HostError::from)
     }
 
     /// Everything needed to continue, export or fine-tune.
@@ -275,20 +249,19 @@ impl Session {
         self.host(|state| state.receive_checkpoint(given))?.or_else(|message| self.broken(&message))
     }
 
-    /// The architecture broke the contract with an answer: like one that traps, it is of no more use.
-    pub(crate) fn broken<T>(&mut self, message: &str) -> Result<T, HostError> {
-        self.live = None;
-        Err(HostError::Trapped { message: printable(message), backtrace: String::new() })
-    }
-
     /// Whether it has not failed.
     pub(crate) fn is_alive(&self) -> bool {
-        self.live.is_some()
+        self.instance.is_alive()
+    }
+
+    /// The architecture broke the contract with an answer: like one that traps, it is of no more use.
+    pub(crate) fn broken<T>(&mut self, message: &str) -> Result<T, HostError> {
+        self.instance.broken(message)
     }
 
     /// Work on the state between calls.
     pub(crate) fn host<T>(&mut self, work: impl FnOnce(&mut State) -> wasmtime::Result<T>) -> Result<T, HostError> {
-        self.within(self.limits.seconds_per_call, |_, store| work(store.data_mut()))
+        self.call(|_, store| work(store.data_mut()))
     }
 
     /// A call into the architecture that answers.
@@ -296,7 +269,7 @@ impl Session {
         &mut self,
         call: impl FnOnce(&Architecture, &mut Store<State>) -> wasmtime::Result<T>,
     ) -> Result<T, HostError> {
-        self.within(self.limits.seconds_per_call, call)
+        self.instance.within(self.instance.limits().seconds_per_call, call)
     }
 
     /// A call into the architecture that may refuse.
@@ -304,67 +277,8 @@ impl Session {
         &mut self,
         call: impl FnOnce(&Architecture, &mut Store<State>) -> Answer<T>,
     ) -> Result<T, HostError> {
-        self.ask_within(self.limits.seconds_per_call, call)
+        self.call(call)?.map_err(HostError::from)
     }
-
-    fn ask_within<T>(
-        &mut self,
-        seconds: f64,
-        call: impl FnOnce(&Architecture, &mut Store<State>) -> Answer<T>,
-    ) -> Result<T, HostError> {
-        self.within(seconds, call)?.map_err(HostError::from)
-    }
-
-    /// Everything that runs the guest or operations for it goes through here. An instance that fails is dropped at once, with all it held.
-    fn within<T>(
-        &mut self,
-        seconds: f64,
-        work: impl FnOnce(&Architecture, &mut Store<State>) -> wasmtime::Result<T>,
-    ) -> Result<T, HostError> {
-        let Some(mut live) = self.live.take() else {
-            return Err(HostError::Bug("a call into an architecture that has already failed".to_owned()));
-        };
-        let architecture = &live.architecture;
-        let result = self.run(self.allowance(seconds), &mut live.store, |store| {
-            let result = work(architecture, store);
-            store.data_mut().end_lines();
-            result
-        });
-        if result.is_ok() {
-            self.live = Some(live);
-        }
-        result
-    }
-
-    /// How long a call may take that is given this time: no longer than what is left of the run.
-    fn allowance(&self, seconds: f64) -> Allowance {
-        let call = Allowance::new("seconds_per_call", seconds, Instant::now());
-        let run = Allowance::new("seconds_per_run", self.limits.seconds_per_run, self.started);
-        if run.left < call.left { run } else { call }
-    }
-
-    fn run<T>(
-        &self,
-        allowance: Allowance,
-        store: &mut Store<State>,
-        work: impl FnOnce(&mut Store<State>) -> wasmtime::Result<T>,
-    ) -> Result<T, HostError> {
-        set_epoch_deadline(store, allowance);
-        self.deadline.set(allowance);
-        let result = {
-            let _entered = self.context.enter();
-            autodiff::set_recording(true);
-            guarded(|| work(store))
-        };
-        self.deadline.clear();
-        result.map_err(|error| explain(&error, store, &self.limits, allowance))
-    }
-}
-
-/// The most bytes that tensors of a run on this device may have, whatever its limits say: exhausting a device's memory fails in ways that end the
-/// run, and kernels need some beside tensors.
-fn most_on(device: &Device) -> u64 {
-    device.memory().map_or(u64::MAX, |bytes| bytes / 4 * 3)
 }
 
 fn models(architecture: &Architecture) -> exports::model::GuestModel<'_> {
@@ -373,78 +287,6 @@ fn models(architecture: &Architecture) -> exports::model::GuestModel<'_> {
 
 fn trainers(architecture: &Architecture) -> exports::trainer::GuestTrainer<'_> {
     architecture.kilnbox_architecture_trainer().trainer()
-}
-
-fn set_epoch_deadline(store: &mut Store<State>, allowance: Allowance) {
-    /// More ticks than a machine lives, few enough that adding the present tick cannot overflow.
-    const NEVER: u128 = u64::MAX as u128 / 2;
-    let ticks = allowance.left.as_nanos().div_ceil(TICK.as_nanos()) + 1;
-    store.set_epoch_deadline(ticks.min(NEVER) as u64);
-}
-
-/// What an error of wasmtime means for the user.
-fn explain(error: &wasmtime::Error, store: &mut Store<State>, limits: &Limits, allowance: Allowance) -> HostError {
-    let last_words = store.data_mut().reporter.take_last_words();
-    if let Some(panic) = error.downcast_ref::<HostPanic>() {
-        return HostError::Bug(panic.to_string());
-    }
-    if let Some(DeviceLost { device, message }) = error.downcast_ref() {
-        return HostError::Device { device, message: message.clone() };
-    }
-    if error.is::<TimeIsUp>() {
-        return allowance.error();
-    }
-    if let Some(LimitReached { limit, message }) = error.downcast_ref() {
-        return HostError::Limit { limit, message: message.clone() };
-    }
-    let backtrace = error.downcast_ref::<WasmBacktrace>().map(frames).unwrap_or_default();
-    if let Some(misuse) = error.downcast_ref::<Misuse>() {
-        return match misuse.limit {
-            Some(limit) => HostError::Limit { limit, message: misuse.to_string() },
-            None => HostError::Trapped { message: misuse.to_string(), backtrace },
-        };
-    }
-    match error.downcast_ref::<Trap>() {
-        Some(Trap::Interrupt) => allowance.error(),
-        Some(Trap::StackOverflow) => HostError::Limit {
-            limit: "stack_bytes",
-            message: format!("its call stack is deeper than {} bytes", limits.stack_bytes),
-        },
-        Some(trap) => HostError::Trapped { message: last_words.unwrap_or_else(|| trap.to_string()), backtrace },
-        // Above its cause, the error only repeats the backtrace.
-        None => {
-            let cause = error.root_cause().to_string();
-            limit_of_the_engine(&cause, limits)
-                .unwrap_or_else(|| HostError::Trapped { message: printable(&cause), backtrace })
-        }
-    }
-}
-
-/// The engine has limits of its own, set to ours; it tells of them in words only. Tests meet each of them, since the words may change with its version.
-fn limit_of_the_engine(cause: &str, limits: &Limits) -> Option<HostError> {
-    let (limit, message) = if cause.contains("fuel allocated for hostcalls") {
-        ("call_bytes", format!("it copies more than {} bytes in one call", limits.call_bytes))
-    } else if cause.contains("store handle limit") {
-        ("handles", format!("it would hold more than {} handles", limits.handles))
-    } else if cause.contains("count too high") {
-        ("instances", format!("it has more than {} instances, memories or tables", limits.instances))
-    } else {
-        return None;
-    };
-    Some(HostError::Limit { limit, message })
-}
-
-fn frames(backtrace: &WasmBacktrace) -> String {
-    let names: Vec<String> = backtrace
-        .frames()
-        .iter()
-        .take(MOST_FRAMES)
-        .map(|frame| match frame.func_name() {
-            Some(name) => printable(name),
-            None => format!("function {}", frame.func_index()),
-        })
-        .collect();
-    names.join("\n")
 }
 
 /// Starts the threads that kernels share, one for each core if no number is given, and runs `work` on one of them.

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use crate::{build_kilnbox, command, guests, target};
 
 /// All of them.
-const NAMES: &str = "vs-metatrain, start, sandbox, kernels or scale";
+const NAMES: &str = "vs-metatrain, start, sandbox, kernels, forces or scale";
 
 /// Runs the benchmark that the first argument names; the others are its own, such as `--architecture pet` and `--accuracy` for `vs-metatrain`: its
 /// `--help` shows them.
@@ -33,6 +33,13 @@ pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
         Some("kernels") => {
             let mut script = script(root, "kernels_bench.py");
             script.arg("--engine").arg(built(root, "bench-kernels")?);
+            script
+        }
+        Some("forces") => {
+            let mut script = script(root, "forces_bench.py");
+            script.arg("--kilnbox").arg(build_kilnbox(root, device)?);
+            script.arg("--forces").arg(built(root, "bench-forces")?);
+            script.arg("--client").arg(guests::clients_folder(root).join("molecular_dynamics.wasm"));
             script
         }
         Some("sandbox") => {

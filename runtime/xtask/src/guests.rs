@@ -1,6 +1,7 @@
-//! Builds the architectures.
+//! Builds the architectures, and the examples of clients that use trained models.
 //!
-//! Nothing here knows them by name: an architecture is a folder under `guests/` that holds a `default-hypers.yaml`.
+//! Nothing here knows them by name: an architecture is a folder under `guests/` that holds a `default-hypers.yaml`, and a client is a package in
+//! `guests/clients/`.
 
 use std::fs;
 use std::io;
@@ -12,6 +13,8 @@ use crate::{command, target, toolchain};
 /// What a built architecture's folder holds besides its component.
 const COMPANIONS: [&str; 3] = ["default-hypers.yaml", "schema-hypers.json", "README.md"];
 const TARGET: &str = "wasm32-unknown-unknown";
+/// Where the packages of clients are.
+const CLIENTS: &str = "guests/clients";
 
 struct Guest {
     folder: PathBuf,
@@ -20,22 +23,32 @@ struct Guest {
     package: String,
 }
 
-/// Builds all architectures into `target/guests/` and says where that is.
+/// Builds all architectures into `target/guests/`, and says where that is, and all clients into `target/clients/`.
 pub fn build(root: &Path) -> Result<PathBuf, String> {
     let guests = find(root)?;
+    let clients = clients(root).map_err(|error| format!("`{CLIENTS}`: {error}"))?;
     let toolchain = toolchain::find(root)?;
     let build_folder = target(root).join("guests-build");
     let mut cargo = command::cargo(root);
     cargo.args(["build", "--quiet", "--profile", "guest", "--target", TARGET, "--target-dir"]).arg(&build_folder);
-    for guest in &guests {
-        cargo.args(["--package", &guest.package]);
+    for package in guests.iter().map(|guest| &guest.package).chain(&clients) {
+        cargo.args(["--package", package]);
     }
     toolchain.apply(&mut cargo, root);
     command::check(&mut cargo)?;
     let output = folder(root);
+    let file = |package: &str| format!("{}.wasm", package.replace('-', "_"));
+    let built = |package: &str| build_folder.join(TARGET).join("guest").join(file(package));
     for guest in &guests {
-        let built = build_folder.join(TARGET).join("guest").join(format!("{}.wasm", guest.package.replace('-', "_")));
+        let built = built(&guest.package);
         collect(guest, &built, &output.join(&guest.place))
+            .map_err(|error| format!("`{}`: {error}", built.display()))?;
+    }
+    let output_of_clients = clients_folder(root);
+    fs::create_dir_all(&output_of_clients).map_err(|error| format!("`{}`: {error}", output_of_clients.display()))?;
+    for client in &clients {
+        let built = built(client);
+        update(&built, &output_of_clients.join(file(client)))
             .map_err(|error| format!("`{}`: {error}", built.display()))?;
     }
     Ok(output)
@@ -75,6 +88,11 @@ pub fn folder(root: &Path) -> PathBuf {
     target(root).join("guests")
 }
 
+/// The folder of built clients.
+pub fn clients_folder(root: &Path) -> PathBuf {
+    target(root).join("clients")
+}
+
 /// Puts the built architectures in front of the search path of a command.
 pub fn show_to(command: &mut Command, root: &Path) {
     let present = std::env::var_os("KILNBOX_ARCHITECTURES").unwrap_or_default();
@@ -90,6 +108,20 @@ fn find(root: &Path) -> Result<Vec<Guest>, String> {
     search(&guests, Path::new(""), &mut found).map_err(|error| format!("`{}`: {error}", guests.display()))?;
     found.sort_by(|a, b| a.place.cmp(&b.place));
     Ok(found)
+}
+
+/// The names of the clients' packages.
+fn clients(root: &Path) -> io::Result<Vec<String>> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(root.join(CLIENTS))? {
+        let manifest = entry?.path().join("Cargo.toml");
+        if manifest.is_file() {
+            let name = package_name(&fs::read_to_string(&manifest)?);
+            names.push(name.ok_or_else(|| io::Error::other(format!("`{}` has no package name", manifest.display())))?);
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 fn search(folder: &Path, place: &Path, found: &mut Vec<Guest>) -> io::Result<()> {

@@ -23,7 +23,7 @@ cargo xtask <task>
   guests [--verify]
                   builds the architectures in `guests/` into `target/guests/`; twice, in two folders, to see whether the bytes are the same
   kilnbox ARGS    builds all that is needed and runs the program (also `cargo kilnbox ARGS`)
-  bench NAME      runs a benchmark and prints ratios: vs-metatrain, start, sandbox, kernels, scale; with `--device NAME`, on that device
+  bench NAME      runs a benchmark and prints ratios: vs-metatrain, start, sandbox, kernels, forces, scale; with `--device NAME`, on that device
   fuzz [TARGET] [--minutes N]
                   looks for inputs that break a target, or each of them, for so many minutes (20)
 ";

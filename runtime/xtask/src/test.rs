@@ -39,6 +39,7 @@ pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     let program = build_kilnbox(root, "")?;
     let mut tests = command::cargo(root);
     tests.args(["test", "--release", "--workspace", "--no-fail-fast"]).env("KILNBOX_PROGRAM", &program);
+    tests.env("KILNBOX_CLIENTS", guests::clients_folder(root));
     guests::show_to(&mut tests, root);
     if let Some(programs) = debian::programs(root) {
         tests.env("KILNBOX_PEERS", programs);

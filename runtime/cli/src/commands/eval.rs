@@ -2,12 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use kilnbox_host::Context;
-
-use crate::convert::{checkpoint_on_device, dtype_of, read_dataset};
+use crate::convert::{dtype_of, read_dataset};
 use crate::errors::CliError;
 use crate::evaluation::{evaluate, requests};
-use crate::log::{Log, printable};
+use crate::log::Log;
 use crate::options::EvalOptions;
 use crate::sandbox::Sandbox;
 use crate::trust::Trust;
@@ -53,18 +51,9 @@ pub fn run(request: &Request) -> Result<(), CliError> {
         log.warning(warning);
     }
     let file = Trust::of_user()?.read_model(&request.model)?;
-    if let Some(name) = file.checkpoint.first_non_finite_tensor() {
-        log.warning(format!("the tensor `{}` of the model has numbers that are not finite", printable(name)));
-    }
     let datasets = options.datasets.iter().map(read_dataset).collect::<Result<Vec<_>, _>>()?;
-    let component = request.sandbox.engine()?.load(&file.component)?;
-    let supported: Vec<String> =
-        serde_json::from_value(file.capabilities["supported_devices"].clone()).unwrap_or_default();
     let dtype = dtype_of(&file.capabilities);
-    let wanted = request.device.as_deref().map(crate::options::device).transpose()?;
-    let device = super::choose_device(&supported, wanted.as_deref(), dtype)?;
-    let mut session = request.sandbox.quiet_session(&component, &device, &log)?;
-    let model = session.load_model(&checkpoint_on_device(&file.checkpoint, &device)?, Context::Export)?;
+    let (mut session, model) = super::start_model(&file, request.device.as_deref(), &request.sandbox, &log)?;
     let capabilities = session.export_model(&model)?;
     // All is checked before the first structure is evaluated.
     let all_requests = datasets

@@ -8,6 +8,7 @@ pub mod keygen;
 pub mod pack;
 pub mod pull;
 pub mod push;
+pub mod run;
 pub mod show;
 pub mod sign;
 pub mod train;
@@ -16,12 +17,12 @@ pub mod verify;
 use std::path::Path;
 
 use kilnbox_bundle::{CheckpointFile, FileKind, ModelFile, SCHEME};
-use kilnbox_host::{About, Component, Context};
+use kilnbox_host::{About, Component, Context, Model, Session};
 use kilnbox_tensor::{DType, Device};
 use serde_json::{Value as Json, json};
 
 use crate::architectures::{ArchitectureFiles, SearchPath};
-use crate::convert::{CheckpointContext, capabilities_to_json, checkpoint_on_device};
+use crate::convert::{CheckpointContext, capabilities_to_json, checkpoint_on_device, dtype_of};
 use crate::errors::{Blame, CliError};
 use crate::log::{Log, printable};
 use crate::registries::{Access, reference};
@@ -46,6 +47,26 @@ fn choose_device(supported: &[String], wanted: Option<&str>, dtype: DType) -> Re
         .hint("train with `base_precision: 32`, or on `cpu`"));
     }
     Ok(device)
+}
+
+/// Starts a model on the device that the user wants, and says so if it has weights that are no numbers.
+fn start_model(
+    file: &ModelFile,
+    device: Option<&str>,
+    sandbox: &Sandbox,
+    log: &Log,
+) -> Result<(Session, Model), CliError> {
+    if let Some(name) = file.checkpoint.first_non_finite_tensor() {
+        log.warning(format!("the tensor `{}` of the model has numbers that are not finite", printable(name)));
+    }
+    let component = sandbox.engine()?.load(&file.component)?;
+    let supported: Vec<String> =
+        serde_json::from_value(file.capabilities["supported_devices"].clone()).unwrap_or_default();
+    let wanted = device.map(crate::options::device).transpose()?;
+    let device = choose_device(&supported, wanted.as_deref(), dtype_of(&file.capabilities))?;
+    let mut session = sandbox.quiet_session(&component, &device, log)?;
+    let model = session.load_model(&checkpoint_on_device(&file.checkpoint, &device)?, Context::Export)?;
+    Ok((session, model))
 }
 
 /// What is known of the people behind a model, and what to cite.

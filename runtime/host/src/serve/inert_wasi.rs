@@ -1,24 +1,26 @@
-//! WASI with nothing behind it, for architectures from other languages' toolchains.
+//! WASI with nothing behind it, for architectures from other languages' toolchains, and for clients.
 //!
 //! Such toolchains build programs that ask for files, sockets and an environment whether they use them or not. Where the user allows it, their imports of
 //! WASI 0.2 are served like this: there is no folder, no socket, no variable and no argument; clocks read zero; randomness comes from a stream of its own
 //! with the run's seed; standard input is at its end; standard output and error become lines of the log, within its limits. Everything else traps
-//! with a sentence that names it.
+//! with a sentence that names it. Clients have arguments beside that, and what they write is not a log but their result.
 
 use kilnbox_tensor::random::Random;
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType};
 use wasmtime::{Error, Result, StoreContextMut};
 
-use super::State;
+use super::{State, limit};
 use crate::service::report::{Level, Reporter};
 
 /// The packages of WASI 0.2. Others (`wasi:nn`, for one) promise work rather than a surrounding, and doing nothing is no answer to that.
 const PACKAGES: [&str; 7] = ["cli", "clocks", "filesystem", "http", "io", "random", "sockets"];
 /// The most interfaces that one component may ask for: WASI 0.2 has about forty, and a program may be built of parts of several versions.
 pub(crate) const MOST_INTERFACES: usize = 500;
-/// The longest line of output, in bytes; more is another line.
+/// The longest line of an architecture's output, in bytes; more is another line.
 const LONGEST_LINE: usize = 4096;
+/// The longest line of a client's, which is not cut for people to read.
+const LONGEST_LINE_OF_CLIENT: usize = 1 << 20;
 /// What one write may bring, by the contract of `check-write`. C libraries write no more, others are not stopped: the log has its own limits.
 const WRITE_BYTES: u64 = 65536;
 /// The most random bytes of one call. Programs ask for a few, to seed their own generators.
@@ -36,13 +38,31 @@ pub(crate) fn interface(import: &str) -> Option<&str> {
 /// What one instance has of WASI.
 pub(crate) struct InertWasi {
     random: Random,
+    arguments: Vec<String>,
     output: Line,
     errors: Line,
+    /// How much a client may still write; an architecture's lines are bounded where they are logged.
+    output_left: Option<u64>,
 }
 
 /// The beginning of a line of output.
 #[derive(Default)]
-struct Line(Vec<u8>);
+struct Line {
+    bytes: Vec<u8>,
+    is_of_client: bool,
+}
+
+/// A client that ended itself, with this exit code.
+#[derive(Debug)]
+pub(crate) struct Exited(pub(crate) u8);
+
+impl std::fmt::Display for Exited {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "it called `wasi:cli/exit`, with the exit code {}", self.0)
+    }
+}
+
+impl std::error::Error for Exited {}
 
 /// Standard output or standard error.
 #[derive(Clone, Copy)]
@@ -77,13 +97,26 @@ struct Datetime {
 
 impl InertWasi {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { random: Random::beside(seed), output: Line::default(), errors: Line::default() }
+        Self {
+            random: Random::beside(seed),
+            arguments: Vec::new(),
+            output: Line::default(),
+            errors: Line::default(),
+            output_left: None,
+        }
+    }
+
+    /// What a client has beside: its arguments, and room for long lines, but no more than `most_bytes` in all.
+    pub(crate) fn equip_client(&mut self, arguments: Vec<String>, most_bytes: u64) {
+        self.arguments = arguments;
+        self.output_left = Some(most_bytes);
+        (self.output.is_of_client, self.errors.is_of_client) = (true, true);
     }
 
     /// Logs what was written without an end of line.
     pub(crate) fn end_lines(&mut self, reporter: &mut Reporter) {
         for (line, level) in [(&mut self.output, Level::Info), (&mut self.errors, Level::Warning)] {
-            if !line.0.is_empty() {
+            if !line.bytes.is_empty() {
                 line.end(level, reporter);
             }
         }
@@ -91,17 +124,21 @@ impl InertWasi {
 }
 
 impl Line {
+    fn longest(&self) -> usize {
+        if self.is_of_client { LONGEST_LINE_OF_CLIENT } else { LONGEST_LINE }
+    }
+
     fn write(&mut self, bytes: &[u8], level: Level, reporter: &mut Reporter) {
         for part in bytes.split_inclusive(|&byte| byte == b'\n') {
             let (text, ended) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
             let mut rest = text;
-            while self.0.len() + rest.len() > LONGEST_LINE {
-                let (now, later) = rest.split_at(LONGEST_LINE - self.0.len());
-                self.0.extend_from_slice(now);
+            while self.bytes.len() + rest.len() > self.longest() {
+                let (now, later) = rest.split_at(self.longest() - self.bytes.len());
+                self.bytes.extend_from_slice(now);
                 self.end(level, reporter);
                 rest = later;
             }
-            self.0.extend_from_slice(rest);
+            self.bytes.extend_from_slice(rest);
             if ended {
                 self.end(level, reporter);
             }
@@ -109,13 +146,24 @@ impl Line {
     }
 
     fn end(&mut self, level: Level, reporter: &mut Reporter) {
-        reporter.log(level, &String::from_utf8_lossy(&self.0));
-        self.0.clear();
+        let line = String::from_utf8_lossy(&self.bytes);
+        if self.is_of_client {
+            reporter.output(level, &line)
+        } else {
+            reporter.log(level, &line)
+        }
+        self.bytes.clear();
     }
 }
 
 impl State {
     fn write(&mut self, stream: &Resource<OutputStream>, bytes: &[u8]) -> Result<()> {
+        if let Some(left) = &mut self.inert_wasi.output_left {
+            let most = self.limits.disk_bytes;
+            *left = left
+                .checked_sub(bytes.len() as u64)
+                .ok_or_else(|| limit("disk_bytes", format!("it would write more than {most} bytes")))?;
+        }
         let (line, level) = match self.table.get(stream)? {
             OutputStream::Output => (&mut self.inert_wasi.output, Level::Info),
             OutputStream::Errors => (&mut self.inert_wasi.errors, Level::Warning),
@@ -223,7 +271,9 @@ fn add_function(linker: &mut LinkerInstance<'_, State>, interface: &str, name: &
 
     match (interface, name) {
         ("cli/environment", "get-environment") => constant(linker, name, Vec::<(String, String)>::new),
-        ("cli/environment", "get-arguments") => constant(linker, name, Vec::<String>::new),
+        ("cli/environment", "get-arguments") => {
+            linker.func_wrap(name, |store: Store<'_>, (): ()| Ok((store.data().inert_wasi.arguments.clone(),)))
+        }
         ("cli/environment", "initial-cwd") => constant(linker, name, || None::<String>),
         ("cli/exit", "exit") => {
             linker.func_wrap(name, |_, (status,): (std::result::Result<(), ()>,)| exit(u8::from(status.is_err())))
@@ -292,5 +342,5 @@ fn add_function(linker: &mut LinkerInstance<'_, State>, interface: &str, name: &
 
 /// A program that ends itself ends a run that is not done.
 fn exit(code: u8) -> Result<()> {
-    Err(Error::msg(format!("it called `wasi:cli/exit`, with the exit code {code}")))
+    Err(Exited(code).into())
 }

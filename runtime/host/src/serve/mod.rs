@@ -6,6 +6,7 @@ mod checkpoint;
 pub(crate) mod convert;
 mod data;
 pub(crate) mod inert_wasi;
+pub(crate) mod neural_network;
 mod operations;
 mod report;
 mod tensor;
@@ -19,8 +20,10 @@ use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{ResourceLimiter, Result};
 
 use self::inert_wasi::InertWasi;
+use self::neural_network::NeuralNetworks;
 use crate::error::{DeviceLost, HostPanic, LimitReached, TimeIsUp, panic_message, printable};
 use crate::limits::Limits;
+use crate::service::graph::Graph;
 use crate::service::report::Reporter;
 
 /// The contract as Rust types, made from `wit/`.
@@ -44,13 +47,14 @@ pub(crate) mod bindings {
 /// The permission to keep checkpoints; there is nothing to it but having it.
 pub struct CheckpointFolder;
 
-/// What one instance of an architecture may touch.
+/// What one instance, of an architecture or of a client, may touch.
 pub(crate) struct State {
     pub(crate) table: ResourceTable,
     pub(crate) device: Device,
     pub(crate) random: Random,
     pub(crate) reporter: Reporter,
     inert_wasi: InertWasi,
+    neural_networks: NeuralNetworks,
     limits: Limits,
     /// What all memories of the guest have, and all its tables.
     memory_bytes: u64,
@@ -67,10 +71,17 @@ impl State {
             random: Random::new(seed),
             reporter,
             inert_wasi: InertWasi::new(seed),
+            neural_networks: NeuralNetworks::default(),
             limits,
             memory_bytes: 0,
             table_entries: 0,
         }
+    }
+
+    /// Gives a client its models and the words that it was started with. What it writes is its result, so it is bounded as files are.
+    pub(crate) fn equip_client(&mut self, graphs: Vec<Graph>, arguments: Vec<String>) {
+        self.neural_networks = NeuralNetworks::new(graphs);
+        self.inert_wasi.equip_client(arguments, self.limits.disk_bytes);
     }
 
     /// Logs what the guest wrote without ending the line.

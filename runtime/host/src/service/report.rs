@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
-use crate::error::printable;
+use crate::error::{escaped, printable};
 use crate::limits::Limits;
 use crate::service::checkpoint::Checkpoint;
 
@@ -140,6 +140,11 @@ impl Reporter {
         if self.may_pass(message.len()) {
             self.observer.log(level, &message);
         }
+    }
+
+    /// A line that a client writes, whole: it is a result, not a message.
+    pub(crate) fn output(&mut self, level: Level, line: &str) {
+        self.observer.log(level, &escaped(line));
     }
 
     /// Progress within an epoch.
