@@ -49,7 +49,7 @@ pub struct EvaluatedOutput {
 }
 
 impl Session {
-    /// Evaluates `requests` for all systems of `dataset`, `batch_size` at a time, in order. A large structure is a batch of its own, and is evaluated in parts if the
+    /// Evaluates `requests` for all systems of `dataset`, at most `batch_size` at a time, in order. A large structure is a batch of its own, and is evaluated in parts if the
     /// model lets it: see [`Cut`].
     ///
     /// # Errors
@@ -77,7 +77,10 @@ impl Session {
         } else {
             None
         };
-        let groups = groups(&atom_counts, batch_size, cut.as_ref().map_or(usize::MAX, |cut| cut.largest_whole));
+        let most_atoms =
+            self.host(|state| Ok(if state.device.name() == "cpu" { ATOMS_AT_ONCE } else { usize::MAX }))?;
+        let largest_whole = cut.as_ref().map_or(usize::MAX, |cut| cut.largest_whole);
+        let groups = groups(&atom_counts, batch_size, most_atoms, largest_whole);
         let options = BatchOptions { neighbor_lists, targets: Vec::new(), extra_data };
         let whole = groups.iter().filter(|group| !group.is_cut).map(|group| group.indices.clone()).collect();
         let mut batches = dataset.batches(whole, options)?;
@@ -222,6 +225,9 @@ const BLOCK: usize = 1_000;
 /// The same where neighbours of neighbours matter: atoms of the shell are computed as well, so that larger blocks are cheaper.
 const BLOCK_OF_MESSAGES: usize = 10_000;
 
+/// The most atoms of several systems that the processor evaluates together: with more, what they need leaves its caches, and each atom takes longer.
+const ATOMS_AT_ONCE: usize = 160;
+
 /// How large structures are cut.
 #[derive(Clone, Debug)]
 pub(crate) struct Cut {
@@ -259,14 +265,27 @@ struct Group {
     is_cut: bool,
 }
 
-/// So many systems at a time, in order; those with more atoms than `largest_whole` alone.
-fn groups(atom_counts: &[u32], batch_size: usize, largest_whole: usize) -> Vec<Group> {
+/// So many systems at a time, in order, with at most so many atoms if there are several; those with more atoms than `largest_whole` alone.
+fn groups(atom_counts: &[u32], batch_size: usize, most_atoms: usize, largest_whole: usize) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
+    let mut atoms_of_last = 0;
     for (index, &atoms) in (0..).zip(atom_counts) {
-        let is_cut = atoms as usize > largest_whole;
+        let atoms = atoms as usize;
+        let is_cut = atoms > largest_whole;
         match groups.last_mut() {
-            Some(last) if !is_cut && !last.is_cut && last.indices.len() < batch_size.max(1) => last.indices.push(index),
-            _ => groups.push(Group { indices: vec![index], is_cut }),
+            Some(last)
+                if !is_cut
+                    && !last.is_cut
+                    && last.indices.len() < batch_size.max(1)
+                    && atoms_of_last + atoms <= most_atoms =>
+            {
+                last.indices.push(index);
+                atoms_of_last += atoms;
+            }
+            _ => {
+                groups.push(Group { indices: vec![index], is_cut });
+                atoms_of_last = atoms;
+            }
         }
     }
     groups
@@ -490,6 +509,19 @@ mod tests {
     use kilnbox_tensor::Device;
 
     use super::*;
+
+    #[test]
+    fn systems_are_grouped_in_order_and_large_ones_are_alone() {
+        let of = |batch_size, most_atoms, largest_whole| {
+            let groups = groups(&[3, 3, 3, 50, 4, 9, 1], batch_size, most_atoms, largest_whole);
+            groups.into_iter().map(|group| (group.indices, group.is_cut)).collect::<Vec<_>>()
+        };
+        let whole = |indices: &[u32]| (indices.to_vec(), false);
+        assert_eq!(of(7, usize::MAX, usize::MAX), [whole(&[0, 1, 2, 3, 4, 5, 6])]);
+        assert_eq!(of(2, usize::MAX, 40), [whole(&[0, 1]), whole(&[2]), (vec![3], true), whole(&[4, 5]), whole(&[6])]);
+        assert_eq!(of(7, 10, 40), [whole(&[0, 1, 2]), (vec![3], true), whole(&[4]), whole(&[5, 6])]);
+        assert_eq!(of(0, 1, 1000).len(), 7, "a system is evaluated, whatever its size");
+    }
 
     /// A block of zeros with this shape and these labels.
     fn block(shape: &[usize], samples: Labels, components: Vec<Labels>, properties: Labels) -> Block {
