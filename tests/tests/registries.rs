@@ -115,24 +115,31 @@ struct RealRegistry {
 impl RealRegistry {
     /// Starts one; with a password, if one is wanted. None where the program is not present.
     fn start(with_password: bool) -> Fallible<Option<Self>> {
-        let Some(program) = peer("docker-registry") else { return Ok(None) };
         let folder = tempfile::tempdir()?;
-        // Somebody else may take the port meanwhile; then the registry says so and ends.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let mut configuration = json!({
-            "version": "0.1",
-            "log": {"level": "error"},
-            "storage": {"filesystem": {"rootdirectory": folder.path().join("data")}, "delete": {"enabled": true}},
-            "http": {"addr": format!("127.0.0.1:{port}")},
-        });
+        let mut more = json!({});
         if with_password {
             // `kiln` and `open sesame`, by bcrypt with few rounds.
             fs::write(
                 folder.path().join("htpasswd"),
                 "kiln:$2b$04$OFY7YoeKUYZXHbQbwtD12eP2aoeOtEwiWuk.U/JRCiY33M6jsUE2u\n",
             )?;
-            configuration["auth"] = json!({"htpasswd": {"realm": "a kiln", "path": folder.path().join("htpasswd")}});
+            more = json!({"htpasswd": {"realm": "a kiln", "path": folder.path().join("htpasswd")}});
         }
+        Self::start_with(folder, more)
+    }
+
+    /// Starts one that asks for this authorization.
+    fn start_with(folder: tempfile::TempDir, authorization: Value) -> Fallible<Option<Self>> {
+        let Some(program) = peer("docker-registry") else { return Ok(None) };
+        // Somebody else may take the port meanwhile; then the registry says so and ends.
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let configuration = json!({
+            "version": "0.1",
+            "log": {"level": "error"},
+            "storage": {"filesystem": {"rootdirectory": folder.path().join("data")}, "delete": {"enabled": true}},
+            "http": {"addr": format!("127.0.0.1:{port}")},
+            "auth": authorization,
+        });
         // JSON is YAML.
         fs::write(folder.path().join("config.yml"), configuration.to_string())?;
         let process = Command::new(program)
@@ -285,6 +292,50 @@ fn credentials_are_those_of_docker() -> Fallible {
     Ok(())
 }
 
+/// A registry that sends its users to a server for tokens, and a helper that keeps the password.
+#[test]
+fn a_token_is_fetched_with_the_password_of_a_helper() -> Fallible {
+    // It gives the token to whoever has the password: `kiln:open sesame`.
+    let tokens = Server::start(|request| {
+        if request.to_ascii_lowercase().contains("authorization: basic a2lsbjpvcgvuihnlc2ftzq==") {
+            Answer::Body("200 OK", json!({"token": include_str!("tokens/token")}).to_string().into_bytes())
+        } else {
+            Answer::Body("401 Unauthorized", b"{}".to_vec())
+        }
+    })?;
+    let folder = tempfile::tempdir()?;
+    let certificate = folder.path().join("authority.pem");
+    fs::write(&certificate, include_str!("tokens/authority.pem"))?;
+    let realm = format!("http://127.0.0.1:{}/token", tokens.port);
+    let authorization =
+        json!({"token": {"realm": realm, "service": "registry", "issuer": "a kiln", "rootcertbundle": certificate}});
+    let Some(registry) = RealRegistry::start_with(folder, authorization)? else { return Ok(()) };
+    let place = Place::with_bundle()?;
+    let name = registry.reference("lab/net:1.0");
+    place.fails(&["push", "net.wasm", &name], "does not allow that");
+
+    let helper = place.0.path("bin/docker-credential-kiln");
+    let answer = r#"{"ServerURL":"","Username":"kiln","Secret":"open sesame"}"#;
+    place.write("bin/docker-credential-kiln", format!("#!/bin/sh\ncat > /dev/null\necho '{answer}'\n"))?;
+    fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    let host = format!("127.0.0.1:{}", registry.port);
+    place.write("docker/config.json", json!({"credHelpers": {host: "kiln"}}).to_string())?;
+    let path = format!("{}:{}", place.0.path("bin").display(), std::env::var("PATH")?);
+    let with_helper = |arguments: &[&str]| place.command(arguments).env("PATH", &path).output();
+    for arguments in [&["push", "net.wasm", &name][..], &["pull", &name, "-o", "pulled.wasm"]] {
+        let output = with_helper(arguments)?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    assert!(place.read("pulled.wasm")? == place.read("net.wasm")?);
+    // The token is for this repository alone, and the server was told what for.
+    let other = with_helper(&["pull", &registry.reference("lab/other:1.0"), "-o", "other.wasm"])?;
+    assert_eq!(other.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&other.stderr).contains("does not allow that"), "{other:?}");
+    let asked = tokens.asked();
+    assert!(asked.iter().any(|request| request.contains("scope=repository%3Alab%2Fnet%3Apull%2Cpush")), "{asked:?}");
+    Ok(())
+}
+
 #[test]
 fn skopeo_reads_what_was_pushed_and_pushes_what_we_read() -> Fallible {
     let (Some(registry), Some(skopeo)) = (RealRegistry::start(false)?, peer("skopeo")) else { return Ok(()) };
@@ -346,13 +397,13 @@ enum Answer {
 }
 
 /// A server that says whatever it is told to, and remembers what it was asked.
-struct Liar {
+struct Server {
     port: u16,
     done: Arc<AtomicBool>,
     asked: Arc<std::sync::Mutex<Vec<String>>>,
 }
 
-impl Liar {
+impl Server {
     fn start(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Fallible<Self> {
         let listener = TcpListener::bind("127.0.0.1:0")?;
         let port = listener.local_addr()?.port();
@@ -380,7 +431,7 @@ impl Liar {
     }
 }
 
-impl Drop for Liar {
+impl Drop for Server {
     fn drop(&mut self) {
         self.done.store(true, Ordering::Relaxed);
         let _ = TcpStream::connect(("127.0.0.1", self.port));
@@ -410,9 +461,9 @@ fn serve(
     }
     std::io::copy(&mut reader.take(length), &mut std::io::sink())?;
     if let Ok(mut asked) = asked.lock() {
-        asked.push(whole);
+        asked.push(whole.clone());
     }
-    match answer(&request) {
+    match answer(&whole) {
         Answer::Body(status, body) => {
             write!(stream, "HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", body.len())?;
             stream.write_all(&body)
@@ -449,9 +500,9 @@ fn bundle() -> Fallible<(Vec<u8>, Value)> {
 }
 
 /// A registry that sends this manifest for everything, and this for blobs.
-fn sending(manifest: &Value, blob: impl Fn() -> Answer + Send + Sync + 'static) -> Fallible<Liar> {
+fn sending(manifest: &Value, blob: impl Fn() -> Answer + Send + Sync + 'static) -> Fallible<Server> {
     let manifest = manifest.to_string().into_bytes();
-    Liar::start(move |request| match request {
+    Server::start(move |request| match request {
         _ if request.contains(".minisig") => not_found(),
         _ if request.contains("/manifests/") => Answer::Body("200 OK", manifest.clone()),
         _ => blob(),
@@ -479,7 +530,7 @@ fn a_registry_that_lies_is_found_out() -> Fallible {
     let mut other = bytes.clone();
     other[8] ^= 1;
     let longer = [bytes.clone(), vec![0; 100]].concat();
-    let cases: Vec<(Liar, &str)> = vec![
+    let cases: Vec<(Server, &str)> = vec![
         (sending(&manifest, send(&other))?, "damaged or was tampered with"),
         (sending(&manifest, send(&longer))?, "it sends more than the"),
         (sending(&manifest, send(&bytes[..bytes.len() - 1]))?, "damaged or was tampered with"),
@@ -490,10 +541,10 @@ fn a_registry_that_lies_is_found_out() -> Fallible {
             sending(&manifest, || Answer::Body("403 No", br#"{"errors":[{"message":"\u001b[2J no"}]}"#.to_vec()))?,
             "does not allow that",
         ),
-        (Liar::start(|_| Answer::Endless)?, "it sends more than the 65536 bytes"),
-        (Liar::start(|_| Answer::Nothing)?, "cannot be reached"),
-        (Liar::start(|_| not_found())?, "has no `oci://"),
-        (Liar::start(|_| Answer::To("307 Elsewhere", "/v2/".to_owned()))?, "answers wrongly: 307"),
+        (Server::start(|_| Answer::Endless)?, "it sends more than the 65536 bytes"),
+        (Server::start(|_| Answer::Nothing)?, "cannot be reached"),
+        (Server::start(|_| not_found())?, "has no `oci://"),
+        (Server::start(|_| Answer::To("307 Elsewhere", "/v2/".to_owned()))?, "answers wrongly: 307"),
         (sending(&json!({"schemaVersion": 2}), not_found)?, "a manifest: missing field"),
         (sending(&json!([]), not_found)?, "a manifest: "),
         (
@@ -553,7 +604,7 @@ fn a_registry_that_lies_is_found_out() -> Fallible {
 #[test]
 fn a_registry_sends_nobody_to_where_it_should_not() -> Fallible {
     let (bytes, manifest) = bundle()?;
-    let elsewhere = Liar::start(move |_| Answer::Body("200 OK", bytes.clone()))?;
+    let elsewhere = Server::start(move |_| Answer::Body("200 OK", bytes.clone()))?;
     let port = elsewhere.port;
     for to in [
         format!("http://127.0.0.1:{port}/secret"),
@@ -590,15 +641,15 @@ fn a_registry_sends_nobody_to_where_it_should_not() -> Fallible {
 /// Where the upload goes is the registry's word; content and password follow it nowhere else.
 #[test]
 fn what_is_pushed_goes_to_the_registry_alone() -> Fallible {
-    let elsewhere = Liar::start(|_| Answer::Body("201 Created", Vec::new()))?;
+    let elsewhere = Server::start(|_| Answer::Body("201 Created", Vec::new()))?;
     let port = elsewhere.port;
-    let registry = Liar::start(move |request| match request {
+    let registry = Server::start(move |request| match request {
         _ if request.starts_with("HEAD") => not_found(),
         _ => Answer::To("202 Accepted", format!("http://127.0.0.1:{port}/upload")),
     })?;
     let place = Place::with_bundle()?;
     place.fails(&["push", "net.wasm", &registry.reference("net:1")], "it wants the content sent elsewhere");
-    let registry = Liar::start(move |request| match request {
+    let registry = Server::start(move |request| match request {
         _ if request.starts_with("HEAD") => not_found(),
         _ => Answer::To("307 Elsewhere", format!("http://127.0.0.1:{port}/")),
     })?;
