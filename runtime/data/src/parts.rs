@@ -75,8 +75,8 @@ impl<'a> Parts<'a> {
         let blocks = blocks_along(extents, structure.types.len(), options.atoms_of_block);
         // A little more, so that rounding loses nobody.
         let reach: [f64; 3] = std::array::from_fn(|k| range * (1.0 + MARGIN) / frame.heights[k]);
-        let around = (0..3).map(|k| 2.0 * reach[k] / width[k] + 1.0).product::<f64>();
-        if !(around <= MOST_AROUND) {
+        let around = (0..3).filter(|&k| periodic[k]).map(|k| 2.0 * reach[k] + 1.0).product::<f64>();
+        if around > MOST_AROUND {
             return Err(DataError::new(format!(
                 "a structure cannot be cut for an interaction range of {range}: the cell is far smaller"
             )));
@@ -167,9 +167,8 @@ impl<'a> Parts<'a> {
         let (count, periodic) = (self.blocks[k] as i64, self.structure.periodic[k]);
         let place = |at: f64| ((at - self.low[k]) / self.width[k] * count as f64).floor();
         let (from, to) = (place(edges[k][0] - self.reach[k]) as i64, place(edges[k][1] + self.reach[k]) as i64);
-        (from..=to)
-            .filter(move |place| periodic || (0..count).contains(place))
-            .map(move |place| (place.rem_euclid(count) as usize, place.div_euclid(count) as i32))
+        let (from, to) = if periodic { (from, to) } else { (from.max(0), to.min(count - 1)) };
+        (from..=to).map(move |place| (place.rem_euclid(count) as usize, place.div_euclid(count) as i32))
     }
 
     /// Takes an atom, or its image so many cells away, if it is in reach of the block.
@@ -197,8 +196,8 @@ impl<'a> Parts<'a> {
 
 /// Rounding of coordinates is far below this part of them.
 const MARGIN: f64 = 1e-6;
-/// The most cells, or blocks without repetition, that a shell may reach around in all: a cell this much smaller than the range need not be cut.
-const MOST_AROUND: f64 = 1e4;
+/// The most cells that a shell may take up: a cell that is this much smaller than the range is a mistake.
+const MOST_AROUND: f64 = 1e3;
 
 /// The atoms of a part as they are found.
 #[derive(Default)]
@@ -272,6 +271,21 @@ mod tests {
                 assert_eq!(pairs, 2 * whole.first.len(), "{periodic:?} {full_list} {range}");
             }
         }
+    }
+
+    #[test]
+    fn atoms_in_a_plane_are_cut_as_well() {
+        let positions: Vec<f64> = (0..100).flat_map(|atom| [f64::from(atom % 10), f64::from(atom / 10), 5.0]).collect();
+        let structure =
+            StructureView { types: &[1; 100], positions: &positions, cell: &[0.0; 9], periodic: [false; 3] };
+        let list = NeighborListOptions { cutoff: 1.5, full_list: true, strict: true };
+        let options = PartOptions { interaction_range: 1.5, neighbor_lists: vec![list], atoms_of_block: 20 };
+        let mut parts = Parts::new(structure, options).unwrap();
+        let (mut atoms, mut count) = (0, 0);
+        while let Some(part) = parts.next().unwrap() {
+            (atoms, count) = (atoms + part.block, count + 1);
+        }
+        assert_eq!((atoms, count), (100, 6));
     }
 
     #[test]

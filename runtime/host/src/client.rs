@@ -60,7 +60,7 @@ impl ClientComponent {
         let mut instance: Instance<TypedFunc<(), Answer>> =
             Instance::start(&self.engine, options, observer, |store| {
                 store.data_mut().equip_client(graphs, arguments);
-                self.pre.instantiate(&mut *store)?.get_typed_func(&mut *store, &self.run)
+                self.pre.instantiate(&mut *store)?.get_typed_func(&mut *store, self.run)
             })?;
         // It is the run itself, so only a limit on runs ends it.
         instance.within(f64::INFINITY, |run, store| match run.call(&mut *store, ()) {

@@ -50,7 +50,7 @@ pub struct EvaluatedOutput {
 
 impl Session {
     /// Evaluates `requests` for all systems of `dataset`, at most `batch_size` at a time, in order. A large structure is a batch of its own, and is evaluated in parts if the
-    /// model lets it: see [`Cut`].
+    /// model lets it.
     ///
     /// # Errors
     /// The model cannot compute an output, or gives another shape than was asked for; data that cannot be had; as every call.
@@ -247,7 +247,8 @@ impl Cut {
             request.output.sample_kind == SampleKind::Atom || request.output.quantity == "energy"
         };
         let range = capabilities.interaction_range;
-        if !(range >= 0.0 && range.is_finite()) || !requests.iter().all(is_sum) {
+        let can_be_cut = range >= 0.0 && range.is_finite() && requests.iter().all(is_sum);
+        if !can_be_cut {
             return None;
         }
         let longest = neighbor_lists.iter().map(|options| options.cutoff).fold(0.0, f64::max);

@@ -20,8 +20,10 @@ const LINKER: &str = "wasm-component-ld";
 /// How Cargo is told which linker to use, and where somebody else may have told it.
 const LINKER_VARIABLE: &str = "CARGO_TARGET_WASM32_UNKNOWN_UNKNOWN_LINKER";
 /// Small, and aborting, because a panic in a sandbox has nobody to unwind to.
-const PROFILE: [&str; 6] = [
+const PROFILE: [&str; 7] = [
     "profile.release.opt-level=3",
+    // What it brings along reads hypers and writes checkpoints, which takes no time; it is most of the size.
+    "profile.release.package.\"*\".opt-level=\"s\"",
     "profile.release.lto=true",
     "profile.release.codegen-units=1",
     "profile.release.panic=\"abort\"",
