@@ -11,6 +11,7 @@ runs with PYTHON; without one, a virtual environment is made for it in `target/m
 
 - epoch: wall time between the lines of successive epochs in the log, the first two left out;
 - start: from the start of the process to the end of the first optimizer step, in metatrain by PyTorch's own hook;
+- waiting for data: the part of the training in which it waits for a batch, as ours says;
 - memory: the largest resident set of the process over its whole run, the final evaluation included;
 - evaluation: milliseconds per atom for energies and forces, as each program says them itself: the mean over its batches.
 """
@@ -44,6 +45,7 @@ main()
 """
 
 EPOCH = re.compile(r"Epoch:\s+(\d+) \|")
+WAITED = re.compile(r"^timing waited-for-data ([0-9.]+)", re.MULTILINE)
 FIRST_STEP = re.compile(r"^timing first-step ([0-9.]+)", re.MULTILINE)
 EVALUATED = re.compile(r"Evaluating (\w+) dataset")
 ENERGY = re.compile(r"energy RMSE \(per atom\): ([0-9.e+-]+) (\S+)")
@@ -99,6 +101,8 @@ class Run:
         self.epoch = statistics.median(times) if times else float("nan")
         first_step = FIRST_STEP.search(self.output)
         self.start = float(first_step.group(1)) - started if first_step else float("nan")
+        waited = WAITED.search(self.output)
+        self.waited = float(waited.group(1)) if waited else float("nan")
         self.memory = usage.ru_maxrss / 1024
         # A dataset that is evaluated alone says so as well: the last line counts.
         per_atom = PER_ATOM.findall(self.output)
@@ -222,6 +226,8 @@ class Comparison:
     def show_speed(self):
         if not self.arguments.start_only:
             self.show("train epoch", "s", self.of("kilnbox", "epoch"), self.of("metatrain", "epoch"))
+            waited = statistics.median(self.of("kilnbox", "waited"))
+            print(f"{self.title} waiting for data: {100 * waited:.2f} % of kilnbox's training")
             self.show("peak memory", "MiB", self.of("kilnbox", "memory"), self.of("metatrain", "memory"))
         self.show("start to first step", "s", self.of("kilnbox", "start"), self.of("metatrain", "start"))
         self.show("start to first step with an empty cache", "s", self.of("cold", "start"), self.of("metatrain", "start"))

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use rayon::prelude::*;
 
@@ -215,7 +216,7 @@ pub struct Batches {
     desk: Arc<Desk>,
     worker: Option<JoinHandle<()>>,
     /// What was made ahead is kept until this is dropped, so it counts as long.
-    _stream: Stream,
+    stream: Stream,
 }
 
 impl Batches {
@@ -225,7 +226,10 @@ impl Batches {
     /// A neighbour list cannot be made, or the batch would be too large.
     #[expect(clippy::should_implement_trait, reason = "an iterator of results would make `?` awkward for its callers")]
     pub fn next(&mut self) -> Result<Option<BatchData>, DataError> {
-        self.desk.take().transpose()
+        let start = Instant::now();
+        let batch = self.desk.take().transpose();
+        self.stream.waited(start.elapsed());
+        batch
     }
 }
 
@@ -377,7 +381,7 @@ impl Dataset {
             })
         }
         .map_err(|error| DataError::new(format!("a thread for batches cannot be started: {error}")))?;
-        Ok(Batches { desk, worker: Some(worker), _stream: stream })
+        Ok(Batches { desk, worker: Some(worker), stream })
     }
 
     fn targets(&self, options: &BatchOptions) -> Result<Vec<&TargetData>, DataError> {

@@ -1,8 +1,9 @@
 //! Datasets: structures and targets in flat arrays, read once and shared.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use crate::neighbor_list::{Geometry, MOST_PAIRS, PairList, neighbor_list_within, spanning_cell};
 use crate::target::{Files, TargetData, TargetSource};
@@ -79,6 +80,13 @@ struct ListCache {
 #[derive(Debug)]
 pub(crate) struct Stream(Arc<Storage>);
 
+impl Stream {
+    /// Somebody asked for a batch and had it after so long.
+    pub(crate) fn waited(&self, time: Duration) {
+        self.0.waited_nanoseconds.fetch_add(time.as_nanos() as u64, Ordering::Relaxed);
+    }
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         self.0.streams.fetch_sub(1, Ordering::Relaxed);
@@ -99,6 +107,8 @@ struct Storage {
     neighbor_lists: ListCache,
     /// The streams of batches that are open.
     streams: AtomicUsize,
+    /// How long those who asked for batches have waited.
+    waited_nanoseconds: AtomicU64,
 }
 
 /// A selection of the systems of a file, with their targets. Cheap to clone: the data is shared.
@@ -137,6 +147,7 @@ impl Dataset {
             extra_data,
             neighbor_lists: ListCache::default(),
             streams: AtomicUsize::new(0),
+            waited_nanoseconds: AtomicU64::new(0),
         };
         for (index, frame) in frames.iter().enumerate() {
             // What no neighbour list could be made for is refused before a run begins.
@@ -251,6 +262,11 @@ impl Dataset {
                 self.len()
             ))
         })
+    }
+
+    /// How long those who asked for batches of this file have waited for them, all together. Batches are prepared ahead, so it should be next to nothing.
+    pub fn waited(&self) -> Duration {
+        Duration::from_nanos(self.storage.waited_nanoseconds.load(Ordering::Relaxed))
     }
 
     /// Counts one more stream of batches, until it is dropped.

@@ -1,7 +1,7 @@
 //! `kilnbox train`: from an options file to a model.
 
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kilnbox_bundle::{ArchitectureBundle, ArchitectureIdentity, CheckpointFile, ModelFile};
 use kilnbox_data::{Dataset, DatasetInfo};
@@ -203,12 +203,13 @@ impl Run {
     /// Trains, and gives the last checkpoint.
     fn train(&self, folder: &RunFolder, log: &Log) -> Result<CheckpointFile, CliError> {
         let context = self.checkpoint_context();
+        let timing = std::env::var_os("KILNBOX_TIMING").is_some();
         let observer = RunObserver {
             log: log.clone(),
             table: EpochTable::create(&folder.file("train.csv"))?,
             folder: folder.clone(),
             context: context.clone(),
-            timing: std::env::var_os("KILNBOX_TIMING").is_some(),
+            timing,
             steps: 0,
         };
         let mut session = self.sandbox.session(&self.component, &self.device, self.seed, Box::new(observer))?;
@@ -218,7 +219,14 @@ impl Run {
         let (training, validation) = (with_info(&self.sets.training), with_info(&self.sets.validation));
         log.info("Training starts");
         let devices = [self.device.name().to_owned()];
+        let start = Instant::now();
         session.train(&trainer, &model, self.dtype, &devices, training, validation)?;
+        if timing {
+            // Of the training sets: sets that were split off a file share its clock.
+            let waited: Duration = self.sets.training.iter().map(Dataset::waited).sum();
+            let share = waited.as_secs_f64() / start.elapsed().as_secs_f64();
+            crate::log::print(&format!("timing waited-for-data {share:.6}"));
+        }
         let checkpoint = session.save_checkpoint(&trainer, &model)?;
         context.file(&checkpoint).map_err(|message| {
             CliError::new(Blame::Architecture, format!("the architecture's last checkpoint cannot be kept: {message}"))
