@@ -57,6 +57,15 @@ impl Default for Lock {
     }
 }
 
+/// The beginning of what a file says, which is enough to find it there.
+fn cut(text: &str) -> String {
+    const LONGEST: usize = 200;
+    match text.char_indices().nth(LONGEST) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}...", &text[..end]),
+    }
+}
+
 impl Lock {
     /// Reads the text of a lock file.
     ///
@@ -64,13 +73,19 @@ impl Lock {
     ///
     /// A sentence, with a line where there is one.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let lock: Self = toml::from_str(text).map_err(|error| error.to_string())?;
+        let lock: Self = toml::from_str(text).map_err(|error| {
+            // Not as the error shows itself, with the whole line: nobody knows how long a line is.
+            match error.span().and_then(|span| text.get(..span.start)) {
+                Some(before) => format!("line {}: {}", before.matches('\n').count() + 1, cut(error.message())),
+                None => cut(error.message()),
+            }
+        })?;
         if lock.version != VERSION {
             return Err(format!("it has version {} of the format, and this kilnbox knows {VERSION}", lock.version));
         }
         let mut versions = lock.packages.iter().flat_map(|package| &package.versions);
         match versions.find(|version| !is_digest(&version.digest)) {
-            Some(version) => Err(format!("`{}` is no digest", version.digest)),
+            Some(version) => Err(format!("`{}` is no digest", cut(&version.digest))),
             None => Ok(lock),
         }
     }
@@ -166,7 +181,9 @@ mod tests {
         for (text, expected) in [
             ("", "version"),
             ("version = 2", "version 2 of the format"),
-            ("version = 1\nother = 2", "unknown field"),
+            ("version = 1\nother = 2", "line 2: unknown field"),
+            (&format!("version = {}", "1 ".repeat(5000)), "line 1: "),
+            (&format!("version = 1\n{} = 2", "o".repeat(5000)), "ooo..."),
             ("version = 1\n[[packages]]\nname = \"a\"", "registry"),
             (
                 "version = 1\n[[packages]]\nname = \"a\"\nregistry = \"b\"\nversions = [{requirement = \"1\", version = \"1\", digest = \"sha256:0\"}]",
@@ -174,7 +191,7 @@ mod tests {
             ),
         ] {
             let problem = Lock::parse(text).expect_err(text);
-            assert!(problem.contains(expected), "{text}: {problem}");
+            assert!(problem.contains(expected) && problem.len() < 300, "{text}: {problem}");
         }
     }
 }
