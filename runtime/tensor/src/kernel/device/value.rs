@@ -54,6 +54,10 @@ impl Value {
         Self(Dispatch::float_sqrt(self.0.clone()))
     }
 
+    pub(super) fn floor(&self) -> Self {
+        Self(Dispatch::float_floor(self.0.clone()))
+    }
+
     pub(super) fn reshaped(self, sizes: &[usize]) -> Self {
         Self(Dispatch::float_reshape(self.0, device_shape(sizes)))
     }
