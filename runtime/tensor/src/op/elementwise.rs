@@ -117,7 +117,8 @@ fn extreme(operation: &'static str, function: Arithmetic, a: &Tensor, b: &Tensor
         _ => less(one, other),
     };
     if a.is_on_device() || !kernel::elementwise::has_kernel(a, b, &shape) {
-        let halves = multiply_scalar(&add(a, b)?, 0.5)?;
+        // Halved first: the sum of the largest numbers is infinite.
+        let halves = add(&multiply_scalar(a, 0.5)?, &multiply_scalar(b, 0.5)?)?;
         return where_(&wins(a, b)?, a, &where_(&wins(b, a)?, b, &halves)?);
     }
     let run = || {

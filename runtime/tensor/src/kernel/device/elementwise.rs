@@ -1,7 +1,7 @@
 //! Functions of each element.
 
-use burn_backend::Scalar;
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps};
+use burn_backend::{BoolDType, Scalar};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
 use super::value::Value;
@@ -32,16 +32,49 @@ pub(crate) fn function(function: Function, a: &Tensor) -> DispatchTensor {
         Function::Negative => Dispatch::float_neg,
         Function::Reciprocal => Dispatch::float_recip,
         Function::Absolute => Dispatch::float_abs,
-        Function::Sign => Dispatch::float_sign,
-        Function::Exp => Dispatch::float_exp,
-        Function::Log => Dispatch::float_log,
-        Function::Sqrt => Dispatch::float_sqrt,
+        Function::Sign => return sign(a),
+        Function::Exp => return Value::of(a).exp().0,
+        Function::Log => return logarithm(a),
+        Function::Sqrt => return defined(Dispatch::float_sqrt(a.value()), a, Dispatch::float_greater_equal_elem),
         Function::Sin => Dispatch::float_sin,
         Function::Cos => Dispatch::float_cos,
-        Function::Tanh => Dispatch::float_tanh,
-        Function::Erf => Dispatch::float_erf,
+        Function::Tanh => return saturated(a, Dispatch::float_tanh),
+        Function::Erf => return saturated(a, Dispatch::float_erf),
     };
     of(a.value())
+}
+
+/// The sign of every element; devices say 0 of what is no number.
+fn sign(a: &Tensor) -> DispatchTensor {
+    let nan = Dispatch::float_is_nan(a.value(), a.device().booleans());
+    Dispatch::float_mask_fill(Dispatch::float_sign(a.value()), nan, Scalar::Float(f64::NAN))
+}
+
+/// A function that is 1 beyond some number, and minus 1 below its opposite. Drivers compute it from exponentials, which are infinite there.
+fn saturated(a: &Tensor, function: fn(DispatchTensor) -> DispatchTensor) -> DispatchTensor {
+    /// Both functions are 1 here to all digits of double precision.
+    const FAR: f64 = 20.0;
+    let nan = Dispatch::float_is_nan(a.value(), a.device().booleans());
+    let values = function(Dispatch::float_clamp(a.value(), Scalar::Float(-FAR), Scalar::Float(FAR)));
+    Dispatch::float_mask_fill(values, nan, Scalar::Float(f64::NAN))
+}
+
+/// The logarithm of every element. What that of 0 is, and of what has none, graphics leave to the driver.
+fn logarithm(a: &Tensor) -> DispatchTensor {
+    let booleans = a.device().booleans();
+    let zero = Dispatch::float_equal_elem(a.value(), Scalar::Float(0.0), booleans);
+    let logarithm = defined(Dispatch::float_log(a.value()), a, Dispatch::float_greater_elem);
+    Dispatch::float_mask_fill(logarithm, zero, Scalar::Float(f64::NEG_INFINITY))
+}
+
+/// Values of a function that is defined for arguments from 0 on alone, or beyond 0, as `is_in` has it; what it is elsewhere, and of NaN, is NaN.
+fn defined(
+    values: DispatchTensor,
+    a: &Tensor,
+    is_in: fn(DispatchTensor, Scalar, BoolDType) -> DispatchTensor,
+) -> DispatchTensor {
+    let out = Dispatch::bool_not(is_in(a.value(), Scalar::Float(0.0), a.device().booleans()));
+    Dispatch::float_mask_fill(values, out, Scalar::Float(f64::NAN))
 }
 
 /// The sine of `a` and so many right angles, in single precision. Vulkan asks for no more than three digits of a sine, and SwiftShader gives four: so it is put
@@ -91,9 +124,8 @@ pub(crate) fn power(a: &Tensor, exponent: f64) -> Option<DispatchTensor> {
         return None;
     }
     // The sign of a base is no matter of the devices' powers: what is below 0 has none.
-    let negative = Dispatch::float_lower_elem(a.value(), Scalar::Float(0.0), a.device().booleans());
     let power = Dispatch::float_powf_scalar_impl(Dispatch::float_abs(a.value()), Scalar::Float(exponent));
-    Some(Dispatch::float_mask_fill(power, negative, Scalar::Float(f64::NAN)))
+    Some(defined(power, a, Dispatch::float_greater_equal_elem))
 }
 
 /// A whole power that is not 0, by squaring.
