@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 
 use crate::context::{self, Stop, recording};
 use crate::op::{elementwise, shape};
-use crate::tensor::Node;
+use crate::tensor::{Node, check_devices};
 use crate::{DType, Misuse, Tensor};
 
 /// The gradients of one operation: one entry per input, `None` where it was not needed or is zero.
@@ -204,6 +204,7 @@ fn check(outputs: &[&Tensor], inputs: &[&Tensor], output_gradients: &[&Tensor]) 
         if output.shape() != gradient.shape() || output.dtype() != gradient.dtype() {
             return Err(Misuse::new(NAME, format!("an output is {output:?}, its gradient {gradient:?}")));
         }
+        check_devices(NAME, &output.0.device, &[gradient])?;
     }
     Ok(())
 }

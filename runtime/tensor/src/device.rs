@@ -35,6 +35,10 @@ mod accelerator {
     pub(super) fn opened(_: Family) -> &'static Properties {
         unreachable!("no device of this build was opened")
     }
+
+    pub(super) fn all_opened() -> impl Iterator<Item = &'static Properties> {
+        std::iter::empty()
+    }
 }
 
 /// A device that holds tensors and runs their kernels, chosen at run time.
@@ -71,6 +75,22 @@ struct Properties {
     /// Whether it is a program on the processor that behaves like one.
     is_software: bool,
     memory: Option<u64>,
+    /// Whether burn's products of matrices are right there: see `multiplies_matrices`.
+    multiplies: bool,
+    /// Whether the exponential of NaN is NaN there.
+    keeps_nan: bool,
+}
+
+/// The truth values of a device whose exponentials make numbers of NaN; none if they do not, as it should be.
+pub(crate) fn loses_nan(device: &DispatchDevice) -> Option<BoolDType> {
+    let opened = accelerator::all_opened().find(|opened| opened.device == *device)?;
+    (!opened.keeps_nan).then_some(opened.booleans)
+}
+
+/// Whether burn's products of matrices are right on this device, as was tried when it was opened: their kernels rest on more of a driver than others do, and where it lacks something,
+/// parts of the result are missing without a word. SwiftShader is one.
+pub(crate) fn multiplies_matrices(device: &DispatchDevice) -> bool {
+    accelerator::all_opened().find(|opened| opened.device == *device).is_none_or(|opened| opened.multiplies)
 }
 
 impl Family {

@@ -17,7 +17,10 @@ const LIMIT: &str = "tensor_bytes";
 /// What a tensor counts beside its elements: its node, its place in the history with the derivative's captures, and the allocations around
 /// them. A history of scalars would otherwise fill the memory without being noticed. It takes 400 to
 /// 480 bytes, see `tests/bookkeeping.rs`; in builds with other devices than the processor a value's handle is larger.
-pub const BOOKKEEPING: usize = 512 + size_of::<DispatchTensor>().saturating_sub(PROCESSOR_HANDLE);
+pub const BOOKKEEPING: usize = 512 + size_of::<DispatchTensor>().saturating_sub(PROCESSOR_HANDLE) + OF_A_DEVICE;
+/// What a device's driver and its pool of memory keep on the host for a value, in builds that have one.
+const OF_A_DEVICE: usize =
+    if cfg!(any(feature = "cuda", feature = "metal", feature = "vulkan", feature = "webgpu")) { 1024 } else { 0 };
 /// The size of a value's handle in builds without other devices, in whole steps of its alignment.
 const PROCESSOR_HANDLE: usize = size_of::<BackendTensor<Flex>>() + align_of::<BackendTensor<Flex>>();
 

@@ -342,7 +342,7 @@ impl Tensor {
 }
 
 /// Refuses operands of several devices. A run has one; who calls the engine without a run may mix them up.
-fn check_devices(operation: &'static str, device: &Device, inputs: &[&Tensor]) -> Result<(), Misuse> {
+pub(crate) fn check_devices(operation: &'static str, device: &Device, inputs: &[&Tensor]) -> Result<(), Misuse> {
     match inputs.iter().find(|input| input.0.device != *device) {
         None => Ok(()),
         Some(other) => Err(Misuse::new(

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kilnbox_tensor::context::Context;
 use kilnbox_tensor::op::{elementwise, index, linalg, neural, reduce, segment, shape};
-use kilnbox_tensor::{DType, Misuse, Tensor, autodiff};
+use kilnbox_tensor::{DType, Device, Misuse, Tensor, autodiff};
 use support::{device, on_each_device};
 
 mod support;
@@ -39,10 +39,14 @@ const TIMES: usize = 10_000;
 
 type Operation<'a> = &'a dyn Fn(&Tensor) -> Result<Tensor, Misuse>;
 
+/// Of devices only what the engine itself keeps can be told: their drivers keep memory for queues and pools of their own.
 #[test]
 fn a_history_takes_no_more_than_is_counted() -> Result<(), Misuse> {
     on_each_device(|| {
         let device = device();
+        if device != Device::cpu() && device != Device::portable() {
+            return Ok(());
+        }
         let context = Context::new(usize::MAX, f64::INFINITY);
         let _entered = context.enter();
         let x = autodiff::track(&Tensor::full(&device, &[1, 1], 1.0, DType::Float64)?)?;

@@ -6,7 +6,7 @@ use kilnbox_tensor::context::Context;
 use kilnbox_tensor::op::optimizer::{AdamOptions, adam};
 use kilnbox_tensor::op::{self, elementwise, index, linalg, neural, reduce, segment, shape, spherical};
 use kilnbox_tensor::random::Random;
-use kilnbox_tensor::{DType, Misuse, Tensor, autodiff};
+use kilnbox_tensor::{DType, Device, Misuse, Tensor, autodiff};
 use support::{device, on_each_device};
 
 mod support;
@@ -247,6 +247,115 @@ fn operations_of_several_tensors_never_panic() -> Result<(), Misuse> {
             }
         }
         assert!(shape::concatenate(&[], 0).is_err());
+        Ok(())
+    })
+}
+
+/// Who calls the engine without a run may have tensors of two devices: no operation takes both.
+#[test]
+fn tensors_of_two_devices_do_not_mix() -> Result<(), Misuse> {
+    on_each_device(|| {
+        let here = device();
+        let there = if here == Device::cpu() { Device::portable() } else { Device::cpu() };
+        let ones = |device: &Device, shape: &[usize]| Tensor::full(device, shape, 1.0, DType::Float32);
+        let flags = |device: &Device| Tensor::from_boolean(device, &[2], &[true, false]);
+        let zeros = |device: &Device| Tensor::full(device, &[2], 0.0, DType::Int64);
+        for (one, other) in [(&here, &there), (&there, &here)] {
+            let (a, b) = (autodiff::track(&ones(one, &[2, 2])?)?, ones(other, &[2, 2])?);
+            let (row, other_row) = (ones(one, &[2])?, ones(other, &[2])?);
+            let (places, other_blocks, table) = (zeros(one)?, ones(other, &[1, 2, 2])?, ones(other, &[1, 2, 2])?);
+            let options = AdamOptions {
+                learning_rate: 0.1,
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+                weight_decay: 0.0,
+                decoupled: false,
+                step: 1,
+            };
+            let step = |four: [&Tensor; 4]| {
+                adam(&[four[0]], &[four[1]], &[four[2]], &[four[3]], &options)
+                    .map(|mut states| states.remove(0).parameter)
+            };
+            let cases: [(&str, &dyn Fn() -> Result<Tensor, Misuse>); 25] = [
+                ("add", &|| elementwise::add(&a, &b)),
+                ("add of a row", &|| elementwise::add(&a, &other_row)),
+                ("maximum", &|| elementwise::maximum(&a, &b)),
+                ("less", &|| elementwise::less(&a, &b)),
+                ("logical-and", &|| elementwise::logical_and(&flags(one)?, &flags(other)?)),
+                ("where, its sides", &|| elementwise::where_(&flags(one)?, &row, &other_row)),
+                ("where, its condition", &|| elementwise::where_(&flags(other)?, &row, &row)),
+                ("concatenate", &|| shape::concatenate(&[&a, &b], 0)),
+                ("matmul", &|| linalg::matmul(&a, &b)),
+                ("solve", &|| linalg::solve(&a, &b)?.map_err(|error| Misuse::new("linalg.solve", error.to_string()))),
+                ("linear", &|| neural::linear(&a, &b, None)),
+                ("linear, its bias", &|| neural::linear(&a, &a, Some(&other_row))),
+                ("attention, its keys", &|| neural::attention(&a, &b, &a, &row, &places, 1, 1, 1.0)),
+                ("attention, its values", &|| neural::attention(&a, &a, &b, &row, &places, 1, 1, 1.0)),
+                ("attention, its bias", &|| neural::attention(&a, &a, &a, &other_row, &places, 1, 1, 1.0)),
+                ("outer-sum", &|| segment::outer_sum(&a, &b, &places, 1)),
+                ("contract-left", &|| segment::contract_left(&a, &other_blocks, &places)),
+                ("contract-right", &|| segment::contract_right(&a, &other_blocks, &places)),
+                ("piecewise-polynomial", &|| spherical::piecewise_polynomial(&row, &table, 0.0, 2.0)),
+                ("grad", &|| Ok(autodiff::grad(&[&elementwise::exp(&a)?], &[&a], &[&b], false)?.remove(0))),
+                ("grad of a leaf", &|| Ok(autodiff::grad(&[&a], &[&a], &[&b], false)?.remove(0))),
+                ("adam, its gradient", &|| step([&a, &b, &a, &a])),
+                ("adam, its first moment", &|| step([&a, &a, &b, &a])),
+                ("adam, its second moment", &|| step([&a, &a, &a, &b])),
+                ("adam, its parameter", &|| step([&b, &a, &a, &a])),
+            ];
+            for (name, run) in cases {
+                match catch_unwind(AssertUnwindSafe(run)) {
+                    Ok(Err(misuse)) => assert!(misuse.problem.contains("are on `"), "{name}: {misuse}"),
+                    Ok(Ok(tensor)) => panic!("{name} of {one:?} and {other:?} gave {tensor:?}"),
+                    Err(_) => panic!("{name} of {one:?} and {other:?} panicked"),
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Indices that a device computed are checked as others are, and those that a kernel makes for itself stay within its table, whatever its operand
+/// holds: kernels of devices do not look where they read.
+#[test]
+fn indices_that_were_computed_are_checked() -> Result<(), Misuse> {
+    on_each_device(|| {
+        let device = device();
+        let beside = Tensor::from_float32(&device, &[4], &[1.5, -2.5, 3.5, -4.5])?;
+        let row = |values: &[f32]| Tensor::from_float32(&device, &[values.len()], values);
+        let table = row(&[10.0, 20.0, 30.0])?;
+        for wrong in [3.0, -1.0, 1e9, -1e9, 1e30, f32::INFINITY, f32::NEG_INFINITY] {
+            // The device computes what the index will be.
+            let places = op::cast(&elementwise::add_scalar(&row(&[0.0, wrong])?, 0.0)?, DType::Int64)?;
+            let refused: [(&str, Result<Tensor, Misuse>); 6] = [
+                ("select", index::select(&table, 0, &places)),
+                ("gather", index::gather(&table, 0, &places)),
+                ("index-add", index::index_add(&row(&[1.0, 2.0])?, 0, &places, 3)),
+                ("scatter-add", index::scatter_add(&row(&[1.0, 2.0])?, 0, &places, 3)),
+                ("outer-sum", {
+                    let rows = Tensor::full(&device, &[2, 2], 1.0, DType::Float32)?;
+                    segment::outer_sum(&rows, &rows, &places, 3)
+                }),
+                ("attention", {
+                    let (rows, bias) = (Tensor::full(&device, &[2, 2], 1.0, DType::Float32)?, row(&[0.0, 0.0])?);
+                    neural::attention(&rows, &rows, &rows, &bias, &places, 3, 1, 1.0)
+                }),
+            ];
+            for (name, outcome) in refused {
+                match outcome {
+                    Err(misuse) => assert!(misuse.problem.contains("is outside of 0 .. 3"), "{name}: {misuse}"),
+                    Ok(tensor) => panic!("{name} took the index {wrong} and gave {tensor:?}"),
+                }
+            }
+        }
+        // Two intervals from 0 to 2, with the values 1 and 2 on them.
+        let steps = Tensor::from_float32(&device, &[2, 1, 1], &[1.0, 2.0])?;
+        let x = [0.5, 1.5, 2.0, -0.1, 2.1, 1e9, -1e9, 3e38, -3e38, f32::INFINITY, f32::NEG_INFINITY, f32::NAN];
+        let found = spherical::piecewise_polynomial(&row(&x)?, &steps, 0.0, 2.0)?.read_float32()?;
+        assert_eq!(found[..11], [1.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]);
+        assert!(found[11].is_nan(), "{found:?}");
+        assert_eq!(beside.read_float32()?, [1.5, -2.5, 3.5, -4.5]);
         Ok(())
     })
 }

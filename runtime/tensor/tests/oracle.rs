@@ -6,7 +6,7 @@ use std::error::Error;
 use std::path::Path;
 
 use kilnbox_tensor::op::{self, elementwise, index, linalg, neural, reduce, segment, shape, spherical};
-use kilnbox_tensor::{DType, Misuse, Tensor, autodiff};
+use kilnbox_tensor::{DType, Device, Misuse, Tensor, autodiff};
 use serde_json::Value;
 use support::{device, on_each_device};
 
@@ -360,6 +360,91 @@ fn second_derivatives_equal_those_of_pytorch() -> Fallible {
             for (k, expected) in case.tensors("second")?.iter().enumerate() {
                 // A second derivative of a norm or of a solution is a difference of larger terms.
                 assert_close(&case, &format!("second derivative by input {k}"), &found[k], expected, 10.0 * ROUNDING)?;
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Zeros, infinities, numbers that overflow and what is no number: devices have ways of their own with each. The processor's are those of IEEE 754.
+#[test]
+fn special_numbers_give_what_they_give_on_the_processor() -> Fallible {
+    const SPECIAL: [f32; 16] = [
+        0.0,
+        -0.0,
+        1.0,
+        -1.0,
+        0.5,
+        -2.5,
+        20.0,
+        -20.0,
+        100.0,
+        -100.0,
+        1e4,
+        -1e4,
+        3e38,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+    ];
+    type Operation = (&'static str, fn(&Tensor, &Tensor) -> Result<Tensor, Misuse>);
+    let operations: [Operation; 39] = [
+        ("add", elementwise::add),
+        ("subtract", elementwise::subtract),
+        ("multiply", elementwise::multiply),
+        ("divide", elementwise::divide),
+        ("maximum", elementwise::maximum),
+        ("minimum", elementwise::minimum),
+        ("equal", elementwise::equal),
+        ("less", elementwise::less),
+        ("less-equal", elementwise::less_equal),
+        ("where", |a, b| elementwise::where_(&elementwise::less(a, b)?, a, b)),
+        ("negative", |a, _| elementwise::negative(a)),
+        ("reciprocal", |a, _| elementwise::reciprocal(a)),
+        ("absolute", |a, _| elementwise::absolute(a)),
+        ("sign", |a, _| elementwise::sign(a)),
+        ("exp", |a, _| elementwise::exp(a)),
+        ("log", |a, _| elementwise::log(a)),
+        ("sqrt", |a, _| elementwise::sqrt(a)),
+        ("tanh", |a, _| elementwise::tanh(a)),
+        ("erf", |a, _| elementwise::erf(a)),
+        ("sigmoid", |a, _| elementwise::sigmoid(a)),
+        ("silu", |a, _| elementwise::silu(a)),
+        ("is-finite", |a, _| elementwise::is_finite(a)),
+        ("add-scalar of an infinity", |a, _| elementwise::add_scalar(a, f64::INFINITY)),
+        ("multiply-scalar by NaN", |a, _| elementwise::multiply_scalar(a, f64::NAN)),
+        ("multiply-scalar by what is finite in double precision only", |a, _| elementwise::multiply_scalar(a, 1e300)),
+        ("power-scalar to 2", |a, _| elementwise::power_scalar(a, 2.0)),
+        ("power-scalar to -3", |a, _| elementwise::power_scalar(a, -3.0)),
+        ("power-scalar to 1001", |a, _| elementwise::power_scalar(a, 1001.0)),
+        ("power-scalar to 0.5", |a, _| elementwise::power_scalar(a, 0.5)),
+        ("power-scalar to -1.5", |a, _| elementwise::power_scalar(a, -1.5)),
+        ("clamp", |a, _| elementwise::clamp(a, -2.0, 3.0)),
+        ("clamp to infinities", |a, _| elementwise::clamp(a, f64::NEG_INFINITY, f64::INFINITY)),
+        ("sum of rows", |a, b| reduce::sum(&elementwise::add(a, b)?, &[1], false)),
+        ("largest of rows", |a, b| reduce::maximum(&elementwise::add(a, b)?, 1, false)),
+        ("smallest of rows", |a, b| reduce::minimum(&elementwise::add(a, b)?, 1, false)),
+        ("softmax of columns", |a, b| neural::softmax(&elementwise::maximum(a, b)?, 0)),
+        ("cast to boolean", |a, _| op::cast(a, DType::Boolean)),
+        ("cast to int32", |a, _| op::cast(a, DType::Int32)),
+        ("cast to float64", |a, _| op::cast(a, DType::Float64)),
+    ];
+    let results = |device: &Device, operation: &Operation| -> Fallible<Vec<f64>> {
+        let count = SPECIAL.len();
+        let column = Tensor::from_float32(device, &[count, 1], &SPECIAL)?;
+        let row = Tensor::from_float32(device, &[1, count], &SPECIAL)?;
+        let result = (operation.1)(&column, &row)?;
+        Ok(op::cast(&result, DType::Float64)?.read_float64()?)
+    };
+    on_each_device(|| {
+        for operation in &operations {
+            let (found, expected) = (results(&device(), operation)?, results(&Device::cpu(), operation)?);
+            assert_eq!(found.len(), expected.len(), "{}", operation.0);
+            for (k, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                // As above, and a rounding of 1: some functions are put together from terms of that size.
+                let near = (found - expected).abs() <= 2e-5 * expected.abs() + f64::from(f32::EPSILON);
+                let same = found == expected || found.is_nan() && expected.is_nan() || near && expected.is_finite();
+                assert!(same, "{}: element {k} is {found}, on the processor {expected}", operation.0);
             }
         }
         Ok(())

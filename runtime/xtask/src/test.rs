@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::{build_kilnbox, command, debian, guests, swiftshader};
 
 /// The tests that ask which device to run on.
-const ON_A_DEVICE: [&str; 6] = ["oracle", "misuse", "determinism", "stopping", "bookkeeping", "devices"];
+const ON_A_DEVICE: [&str; 6] = ["oracle", "misuse", "determinism", "stopping", "exhaustion", "devices"];
 
 /// Runs all checks and tests, or the tests whose names contain the one argument; after `--device`, those of a device.
 pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {

@@ -4,7 +4,8 @@ use std::any::Any;
 use std::panic::catch_unwind;
 use std::sync::OnceLock;
 
-use burn_backend::{Backend, DType as BurnDType, get_or_init_device_settings};
+use burn_backend::ops::FloatTensorOps;
+use burn_backend::{Backend, DType as BurnDType, TensorData, get_or_init_device_settings, read_sync};
 use burn_dispatch::devices::CubeDevice;
 use burn_dispatch::{Dispatch, DispatchDevice};
 
@@ -31,6 +32,11 @@ pub(super) fn opened(family: Family) -> &'static Properties {
         Some(Ok(properties)) => properties,
         _ => unreachable!("a device exists after it was opened"),
     }
+}
+
+/// The properties of all devices that have been opened.
+pub(super) fn all_opened() -> impl Iterator<Item = &'static Properties> {
+    OPENED.iter().filter_map(|opened| opened.get()?.as_ref().ok())
 }
 
 fn first_device(family: Family) -> Result<Properties, String> {
@@ -81,7 +87,39 @@ fn properties(device: CubeDevice, float64: bool, is_software: bool) -> Result<Pr
     }
     let booleans = get_or_init_device_settings::<Dispatch>(&device).bool_dtype;
     let float64 = float64 && supports(BurnDType::F64);
-    Ok(Properties { description, device, float64, booleans, is_software, memory })
+    let multiplies = PRODUCTS.iter().all(|&sizes| multiplies(&device, sizes));
+    let keeps_nan = keeps_nan(&device);
+    Ok(Properties { description, device, float64, booleans, is_software, memory, multiplies, keeps_nan })
+}
+
+/// Whether the exponential of what is no number is none either. Graphics leave that to the driver.
+fn keeps_nan(device: &DispatchDevice) -> bool {
+    let exponential = Dispatch::float_exp(Dispatch::float_from_data(TensorData::new(vec![f32::NAN], [1]), device));
+    let found = read_sync(Dispatch::float_into_data(exponential)).ok().and_then(|data| data.try_into_vec::<f32>().ok());
+    found.is_some_and(|found| found[0].is_nan())
+}
+
+/// Rows, inner size and columns of products that are tried: burn has several kernels, and takes one by the sizes.
+const PRODUCTS: [[usize; 3]; 5] = [[1, 64, 48], [8, 8, 8], [33, 70, 21], [64, 64, 64], [300, 128, 64]];
+
+/// Whether the device multiplies matrices of these sizes as arithmetic does. The numbers are small whole ones, so nothing is rounded.
+fn multiplies(device: &DispatchDevice, [rows, inner, columns]: [usize; 3]) -> bool {
+    let number = |k: usize, step: usize| (k * step % 7) as f32 - 3.0;
+    let left: Vec<f32> = (0..rows * inner).map(|k| number(k, 3)).collect();
+    let right: Vec<f32> = (0..inner * columns).map(|k| number(k, 5)).collect();
+    let entry = |k: usize| -> f32 {
+        (0..inner).map(|i| left[k / columns * inner + i] * right[i * columns + k % columns]).sum()
+    };
+    let expected: Vec<f32> = (0..rows * columns).map(entry).collect();
+    let on_device =
+        |values: &[f32], sizes: [usize; 2]| Dispatch::float_from_data(TensorData::new(values.to_vec(), sizes), device);
+    let transposed: Vec<f32> = (0..inner * columns).map(|k| right[k % inner * columns + k / inner]).collect();
+    let transposed = Dispatch::float_swap_dims(on_device(&transposed, [columns, inner]), 0, 1);
+    [on_device(&right, [inner, columns]), transposed].into_iter().all(|right| {
+        let product = Dispatch::float_matmul(on_device(&left, [rows, inner]), right);
+        let found = read_sync(Dispatch::float_into_data(product)).ok().and_then(|data| data.try_into_vec::<f32>().ok());
+        found.is_some_and(|found| found == expected)
+    })
 }
 
 /// What a caught panic says.

@@ -8,7 +8,7 @@ use super::{FLOATS, NUMBERS, broadcast_shape, check_dtypes, sum_to};
 use crate::kernel::activation::Activation;
 use crate::kernel::elementwise::{Arithmetic, Comparison, Function};
 use crate::kernel::kernel;
-use crate::tensor::reshaped;
+use crate::tensor::{check_devices, reshaped};
 use crate::{DType, Misuse, Tensor, kernel};
 
 type Binary = fn(DispatchTensor, DispatchTensor) -> DispatchTensor;
@@ -117,7 +117,8 @@ fn extreme(operation: &'static str, function: Arithmetic, a: &Tensor, b: &Tensor
         _ => less(one, other),
     };
     if a.is_on_device() || !kernel::elementwise::has_kernel(a, b, &shape) {
-        let halves = multiply_scalar(&add(a, b)?, 0.5)?;
+        // Halved first: the sum of the largest numbers is infinite.
+        let halves = add(&multiply_scalar(a, 0.5)?, &multiply_scalar(b, 0.5)?)?;
         return where_(&wins(a, b)?, a, &where_(&wins(b, a)?, b, &halves)?);
     }
     let run = || {
@@ -428,6 +429,7 @@ pub fn where_(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Misu
     check_dtypes(NAME, &[a, b], &[DType::Float32, DType::Float64, DType::Int32, DType::Int64, DType::Boolean])?;
     let sides = broadcast_shape(NAME, a.shape(), b.shape())?;
     let shape = broadcast_shape(NAME, condition.shape(), &sides)?;
+    check_devices(NAME, &condition.0.device, &[a])?;
     let run = || {
         let has_own = condition.shape() == &shape[..] && !a.is_on_device();
         let own = has_own.then(|| kernel::elementwise::select_where(condition, a, b)).flatten();

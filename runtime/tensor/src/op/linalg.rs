@@ -111,6 +111,7 @@ fn transpose(a: &Tensor) -> Result<Tensor, Misuse> {
 pub fn solve(a: &Tensor, b: &Tensor) -> Result<Result<Tensor, SolveError>, Misuse> {
     const NAME: &str = "linalg.solve";
     check_dtypes(NAME, &[a, b], FLOATS)?;
+    crate::tensor::check_devices(NAME, &a.0.device, &[b])?;
     check_rank(NAME, "`a`", a, 2)?;
     check_rank(NAME, "`b`", b, 2)?;
     let n = a.shape()[0];

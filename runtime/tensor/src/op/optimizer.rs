@@ -1,6 +1,7 @@
 //! Steps of optimizers, each one operation over all parameters. Nothing is recorded.
 
 use crate::kernel::kernel;
+use crate::tensor::check_devices;
 use crate::{Misuse, Tensor};
 
 /// Settings of a step of Adam or AdamW.
@@ -68,6 +69,7 @@ pub fn adam(
             if let Some(other) = four.iter().find(|tensor| tensor.shape() != four[0].shape()) {
                 return Err(Misuse::new(NAME, format!("parameter {k} is {:?}, one of its tensors {other:?}", four[0])));
             }
+            check_devices(NAME, &four[0].0.device, &four[1..])?;
             let (parameter, first, second) =
                 crate::tensor::guarded(&four[0].device(), || kernel!(four[0] => adam(four, options)));
             let make = |value| Tensor::constant(NAME, four[0].shape(), four[0].dtype(), &four, || value);

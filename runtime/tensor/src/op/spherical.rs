@@ -2,6 +2,7 @@
 
 use super::{FLOATS, check_dtypes, check_rank, elementwise, linalg, reduce, shape};
 use crate::kernel::kernel;
+use crate::tensor::check_devices;
 use crate::{Misuse, Tensor, kernel};
 
 /// The largest degree of solid harmonics.
@@ -75,6 +76,7 @@ pub fn piecewise_polynomial(x: &Tensor, coefficients: &Tensor, lower: f64, upper
     if coefficients.is_tracked() {
         return Err(Misuse::new(NAME, "`coefficients` are tracked; they cannot be differentiated: `detach` them"));
     }
+    check_devices(NAME, &x.0.device, &[coefficients])?;
     polynomial_derivative(x, coefficients, [lower, upper], 0)
 }
 

@@ -32,7 +32,10 @@ use crate::{DType, Tensor};
 pub(crate) fn cast(a: &Tensor, dtype: DType) -> DispatchTensor {
     match (a.dtype(), dtype) {
         (DType::Boolean, _) => Dispatch::bool_into_float(a.value(), dtype.burn().into()),
-        (_, DType::Boolean) => Dispatch::float_not_equal_elem(a.value(), Scalar::Float(0.0), a.device().booleans()),
+        // Not by asking what differs from 0: drivers say that NaN does not.
+        (_, DType::Boolean) => {
+            Dispatch::bool_not(Dispatch::float_equal_elem(a.value(), Scalar::Float(0.0), a.device().booleans()))
+        }
         _ => Dispatch::float_cast(a.value(), dtype.burn().into()),
     }
 }

@@ -47,11 +47,19 @@ impl Value {
     }
 
     pub(super) fn exp(self) -> Self {
-        Self(Dispatch::float_exp(self.0))
+        let Some(booleans) = crate::device::loses_nan(&self.0.device()) else {
+            return Self(Dispatch::float_exp(self.0));
+        };
+        let nan = Dispatch::float_is_nan(self.0.clone(), booleans);
+        Self(Dispatch::float_mask_fill(Dispatch::float_exp(self.0), nan, Scalar::Float(f64::NAN)))
     }
 
     pub(super) fn root(&self) -> Self {
         Self(Dispatch::float_sqrt(self.0.clone()))
+    }
+
+    pub(super) fn floor(&self) -> Self {
+        Self(Dispatch::float_floor(self.0.clone()))
     }
 
     pub(super) fn reshaped(self, sizes: &[usize]) -> Self {
@@ -98,7 +106,30 @@ impl Value {
 
     /// Products of matrices in the last two axes.
     pub(super) fn product(self, right: Self) -> Self {
-        Self(Dispatch::float_matmul(self.0, right.0))
+        if crate::device::multiplies_matrices(&self.0.device()) || self.0.shape().num_elements() == 0 {
+            return Self(Dispatch::float_matmul(self.0, right.0));
+        }
+        self.product_by_sums(right)
+    }
+
+    /// The same where burn's products are wrong: all products of elements, added up, some rows at a time.
+    fn product_by_sums(self, right: Self) -> Self {
+        /// Numbers that are made at once.
+        const AT_ONCE: usize = 1 << 22;
+        let (left_sizes, right_sizes) = (self.sizes(), right.sizes());
+        let before = left_sizes.len() - 2;
+        let (rows, inner, columns) = (left_sizes[before], left_sizes[before + 1], right_sizes[before + 1]);
+        let stretched: Vec<usize> = (0..before).map(|axis| left_sizes[axis].max(right_sizes[axis])).collect();
+        let with = |sizes: &[usize], last: &[usize]| [sizes, last].concat();
+        let right = right.reshaped(&with(&right_sizes[..before], &[1, inner, columns]));
+        let of_row = stretched.iter().product::<usize>() * inner * columns;
+        let at_once = (AT_ONCE / of_row.max(1)).max(1);
+        let strip = |start: usize| {
+            let count = at_once.min(rows - start);
+            let left = self.part(before, start, count).reshaped(&with(&left_sizes[..before], &[count, inner, 1]));
+            (left * right.clone()).sum(before + 1).reshaped(&with(&stretched, &[count, columns]))
+        };
+        Self::joined((0..rows).step_by(at_once).map(strip).collect(), before)
     }
 
     /// One after another along an axis.

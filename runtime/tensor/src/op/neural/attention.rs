@@ -12,7 +12,7 @@ use crate::autodiff::gradients_by_parts;
 use crate::context::check_cost;
 use crate::kernel::attention::{self as processor, Neighbourhoods};
 use crate::kernel::device::attention::{self as device, Classes};
-use crate::tensor::checked_bytes;
+use crate::tensor::{check_devices, checked_bytes};
 use crate::{DType, Misuse, Tensor, memory};
 
 const NAME: &str = "neural.attention";
@@ -105,6 +105,7 @@ pub fn attention(
     if !scale.is_finite() {
         return Err(Misuse::new(NAME, format!("scale is {scale}, expected a finite number")));
     }
+    check_devices(NAME, &queries.0.device, &[keys, values, bias])?;
     check_indices(NAME, segments, count)?;
     let of = Arc::new(Pairs::new(segments, count, heads, queries)?);
     let weights = elementwise::multiply_scalar(&scores(queries, keys, &of)?, scale)?;
