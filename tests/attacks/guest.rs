@@ -332,8 +332,14 @@ fn load(component: &[u8], limits: &Limits) -> Result<Component, HostError> {
 }
 
 fn start(component: &Component, limits: Limits, recorder: Recorder) -> Result<Session, HostError> {
-    let options = SessionOptions { device: Device::cpu(), seed: 0, limits, on_overrun: None };
+    let options = SessionOptions { device: device()?, seed: 0, limits, on_overrun: None };
     Session::start(component, options, Box::new(recorder))
+}
+
+/// Where guests compute: the device that `cargo xtask test --device` names, else the processor.
+fn device() -> Result<Device, HostError> {
+    let name = std::env::var("KILNBOX_TEST_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
+    Device::named(&name).map_err(|error| HostError::Bug(error.to_string()))
 }
 
 /// An architecture that adds two tensors and says what it found.

@@ -280,7 +280,8 @@ struct Search<'a> {
 
 impl<'a> Search<'a> {
     fn new(geometry: Geometry<'a>, options: &NeighborListOptions, count: usize) -> Result<Self, DataError> {
-        let Frame { cell, heights, low, width, places: coordinates } = spanning_frame(geometry)?;
+        let frame = spanning_frame(geometry)?;
+        let Frame { cell, heights, low, width, .. } = frame;
         let volume = dot(cell[0], cross(cell[1], cell[2]));
         // Averaged over where atoms are, this is the number of pairs exactly; so a hopeless search need not be started.
         let sphere = 4.0 / 3.0 * std::f64::consts::PI * options.cutoff.powi(3);
@@ -305,7 +306,7 @@ impl<'a> Search<'a> {
             })
         };
         let places: Vec<([i64; 3], [i32; 3])> =
-            coordinates.iter().map(|(place, taken)| (bin_of(place), *taken)).collect();
+            frame.places()?.iter().map(|(place, taken)| (bin_of(place), *taken)).collect();
         let index = |bin: [i64; 3]| (bin[0] as usize * bins[1] + bin[1] as usize) * bins[2] + bin[2] as usize;
         let mut starts = vec![0_u32; bins.iter().product::<usize>() + 1];
         for (bin, _) in &places {
@@ -406,8 +407,32 @@ pub(crate) struct Frame {
     /// Where atoms begin along each direction, and how far they reach: 0 and 1 where it is periodic.
     pub(crate) low: Vector,
     pub(crate) width: Vector,
-    /// For each atom its coordinates, and how many cell vectors were taken off to bring it into the first cell.
-    pub(crate) places: Vec<(Vector, [i32; 3])>,
+    /// The coordinates of each atom.
+    fractional: Vec<Vector>,
+    periodic: [bool; 3],
+}
+
+impl Frame {
+    /// For each atom its coordinates in the first cell, and how many cell vectors were taken off to bring it there.
+    ///
+    /// # Errors
+    /// An atom is further from the first cell than can be counted.
+    pub(crate) fn places(self) -> Result<Vec<(Vector, [i32; 3])>, DataError> {
+        let periodic = self.periodic;
+        let wrapped = |mut place: Vector| {
+            let mut taken = [0; 3];
+            for k in (0..3).filter(|&k| periodic[k]) {
+                let whole = place[k].floor();
+                if whole.abs() > f64::from(i32::MAX / 4) {
+                    return Err(DataError::new("an atom is further from its cell than can be counted"));
+                }
+                taken[k] = whole as i32;
+                place[k] -= whole;
+            }
+            Ok((place, taken))
+        };
+        self.fractional.into_iter().map(wrapped).collect()
+    }
 }
 
 /// Where atoms are, in units of the cell.
@@ -429,20 +454,7 @@ pub(crate) fn spanning_frame(geometry: Geometry<'_>) -> Result<Frame, DataError>
         let high = fractional.iter().map(|s| s[k]).fold(f64::NEG_INFINITY, f64::max);
         width[k] = (high - low[k]).max(f64::MIN_POSITIVE);
     }
-    let mut places = Vec::with_capacity(fractional.len());
-    for mut place in fractional {
-        let mut taken = [0; 3];
-        for k in (0..3).filter(|&k| geometry.periodic[k]) {
-            let whole = place[k].floor();
-            if whole.abs() > f64::from(i32::MAX / 4) {
-                return Err(DataError::new("an atom is further from its cell than can be counted"));
-            }
-            taken[k] = whole as i32;
-            place[k] -= whole;
-        }
-        places.push((place, taken));
-    }
-    Ok(Frame { cell, heights, low, width, places })
+    Ok(Frame { cell, heights, low, width, fractional, periodic: geometry.periodic })
 }
 
 /// The cell with the directions that are not periodic replaced by unit vectors at right angles to the others.

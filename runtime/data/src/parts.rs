@@ -70,7 +70,7 @@ impl<'a> Parts<'a> {
         }
         let StructureView { positions, cell, periodic, .. } = structure;
         let frame = spanning_frame(Geometry { positions, cell, periodic })?;
-        let (low, width) = (frame.low, frame.width);
+        let (cell, low, width) = (frame.cell, frame.low, frame.width);
         let extents: [f64; 3] = std::array::from_fn(|k| frame.heights[k] * width[k]);
         let blocks = blocks_along(extents, structure.types.len(), options.atoms_of_block);
         // A little more, so that rounding loses nobody.
@@ -87,17 +87,22 @@ impl<'a> Parts<'a> {
             index(std::array::from_fn(|k| (along(k) as i64).clamp(0, blocks[k] as i64 - 1) as usize))
         };
         let mut starts = vec![0_u32; blocks.iter().product::<usize>() + 1];
-        frame.places.iter().for_each(|(place, _)| starts[block_of(place) + 1] += 1);
+        let places = frame.places()?;
+        places.iter().for_each(|(place, _)| starts[block_of(place) + 1] += 1);
         (1..starts.len()).for_each(|block| starts[block] += starts[block - 1]);
         let mut next = starts.clone();
-        let mut atoms = vec![0; frame.places.len()];
-        for (atom, (place, _)) in frame.places.iter().enumerate() {
+        let mut atoms = vec![0; places.len()];
+        for (atom, (place, _)) in places.iter().enumerate() {
             let slot = &mut next[block_of(place)];
             atoms[*slot as usize] = atom as u32;
             *slot += 1;
         }
-        let (cell, places) = (frame.cell, frame.places);
         Ok(Self { structure, options, cell, blocks, reach, places, low, width, starts, atoms, next: 0 })
+    }
+
+    /// How many atoms the structure has.
+    pub fn atoms(&self) -> usize {
+        self.structure.types.len()
     }
 
     /// The next part, or nothing after the last. Blocks without atoms are left out.

@@ -79,17 +79,20 @@ impl Session {
         };
         let most_atoms =
             self.host(|state| Ok(if state.device.name() == "cpu" { ATOMS_AT_ONCE } else { usize::MAX }))?;
-        let largest_whole = cut.as_ref().map_or(usize::MAX, |cut| cut.largest_whole);
-        let groups = groups(&atom_counts, batch_size, most_atoms, largest_whole);
+        let is_cut = |index: usize| {
+            let structure = dataset.structure(index);
+            cut.as_ref().zip(structure).is_some_and(|(cut, structure)| cut.parts_of(structure).is_some())
+        };
+        let groups = groups(&atom_counts, batch_size, most_atoms, &is_cut);
         let options = BatchOptions { neighbor_lists, targets: Vec::new(), extra_data };
         let whole = groups.iter().filter(|group| !group.is_cut).map(|group| group.indices.clone()).collect();
         let mut batches = dataset.batches(whole, options)?;
         for Group { indices, is_cut } in groups {
-            let outputs = match (&cut, dataset.structure(indices.first().map_or(usize::MAX, |&index| index as usize))) {
-                (Some(cut), Some(structure)) if is_cut => {
-                    self.evaluate_in_parts(model, dtype, structure, &cut.parts, requests)?
-                }
-                _ => {
+            let structure = indices.first().filter(|_| is_cut).and_then(|&index| dataset.structure(index as usize));
+            let parts = cut.as_ref().zip(structure).and_then(|(cut, structure)| cut.parts_of(structure));
+            let outputs = match parts {
+                Some(parts) => self.evaluate_in_parts(model, dtype, parts, requests)?,
+                None => {
                     let Some(batch) = batches.next()? else { break };
                     let systems = self.host(|state| {
                         let device = state.device.clone();
@@ -103,17 +106,15 @@ impl Session {
         Ok(())
     }
 
-    /// The answers to `requests` for one structure, in their order, block by block as [`Parts`] cuts it. They are those of the whole but for rounding.
+    /// The answers to `requests` for one structure, in their order, block by block as it was cut. They are those of the whole but for rounding.
     pub(crate) fn evaluate_in_parts(
         &mut self,
         model: &Model,
         dtype: DType,
-        structure: StructureView<'_>,
-        options: &PartOptions,
+        mut parts: Parts<'_>,
         requests: &[EvaluationRequest],
     ) -> Result<Vec<EvaluatedOutput>, HostError> {
-        let mut parts = Parts::new(structure, options.clone())?;
-        let mut sums: Vec<Sum> = requests.iter().map(|request| Sum::new(request, structure.types.len())).collect();
+        let mut sums: Vec<Sum> = requests.iter().map(|request| Sum::new(request, parts.atoms())).collect();
         while let Some(Part { systems, atoms, block }) = parts.next()? {
             let systems = self.host(|state| {
                 let device = state.device.clone();
@@ -232,8 +233,8 @@ const ATOMS_AT_ONCE: usize = 160;
 #[derive(Clone, Debug)]
 pub(crate) struct Cut {
     /// The most atoms of a structure that is evaluated whole.
-    pub(crate) largest_whole: usize,
-    pub(crate) parts: PartOptions,
+    largest_whole: usize,
+    options: PartOptions,
 }
 
 impl Cut {
@@ -255,8 +256,14 @@ impl Cut {
         let atoms_of_block = if range <= longest { BLOCK } else { BLOCK_OF_MESSAGES };
         Some(Self {
             largest_whole: 2 * atoms_of_block,
-            parts: PartOptions { interaction_range: range, neighbor_lists: neighbor_lists.to_vec(), atoms_of_block },
+            options: PartOptions { interaction_range: range, neighbor_lists: neighbor_lists.to_vec(), atoms_of_block },
         })
+    }
+
+    /// The parts of a structure; none if it is better evaluated whole: it is small, or all of it matters to every atom.
+    pub(crate) fn parts_of<'a>(&self, structure: StructureView<'a>) -> Option<Parts<'a>> {
+        let is_large = structure.types.len() > self.largest_whole;
+        is_large.then(|| Parts::new(structure, self.options.clone()).ok()).flatten()
     }
 }
 
@@ -266,13 +273,13 @@ struct Group {
     is_cut: bool,
 }
 
-/// So many systems at a time, in order, with at most so many atoms if there are several; those with more atoms than `largest_whole` alone.
-fn groups(atom_counts: &[u32], batch_size: usize, most_atoms: usize, largest_whole: usize) -> Vec<Group> {
+/// So many systems at a time, in order, with at most so many atoms if there are several; those that are cut alone.
+fn groups(atom_counts: &[u32], batch_size: usize, most_atoms: usize, is_cut: &dyn Fn(usize) -> bool) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
     let mut atoms_of_last = 0;
     for (index, &atoms) in (0..).zip(atom_counts) {
         let atoms = atoms as usize;
-        let is_cut = atoms > largest_whole;
+        let is_cut = is_cut(index as usize);
         match groups.last_mut() {
             Some(last)
                 if !is_cut
@@ -513,12 +520,13 @@ mod tests {
 
     #[test]
     fn systems_are_grouped_in_order_and_large_ones_are_alone() {
+        let counts = [3, 3, 3, 50, 4, 9, 1];
         let of = |batch_size, most_atoms, largest_whole| {
-            let groups = groups(&[3, 3, 3, 50, 4, 9, 1], batch_size, most_atoms, largest_whole);
+            let groups = groups(&counts, batch_size, most_atoms, &|index| counts[index] > largest_whole);
             groups.into_iter().map(|group| (group.indices, group.is_cut)).collect::<Vec<_>>()
         };
         let whole = |indices: &[u32]| (indices.to_vec(), false);
-        assert_eq!(of(7, usize::MAX, usize::MAX), [whole(&[0, 1, 2, 3, 4, 5, 6])]);
+        assert_eq!(of(7, usize::MAX, u32::MAX), [whole(&[0, 1, 2, 3, 4, 5, 6])]);
         assert_eq!(of(2, usize::MAX, 40), [whole(&[0, 1]), whole(&[2]), (vec![3], true), whole(&[4, 5]), whole(&[6])]);
         assert_eq!(of(7, 10, 40), [whole(&[0, 1, 2]), (vec![3], true), whole(&[4]), whole(&[5, 6])]);
         assert_eq!(of(0, 1, 1000).len(), 7, "a system is evaluated, whatever its size");

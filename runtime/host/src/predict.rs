@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kilnbox_data::{DataError, NeighborListOptions, PartOptions, StructureView, SystemsData};
+use kilnbox_data::{DataError, NeighborListOptions, PartOptions, Parts, StructureView, SystemsData};
 use kilnbox_tensor::DType;
 
 use crate::error::HostError;
@@ -57,10 +57,11 @@ impl Predictor {
         mut systems: SystemsData,
         requests: &[EvaluationRequest],
     ) -> Result<Vec<EvaluatedOutput>, HostError> {
-        if let (&[atoms], []) = (&systems.atom_counts[..], &systems.neighbor_lists[..]) {
+        if systems.neighbor_lists.is_empty() {
             let cut = Cut::of(&self.capabilities, &self.neighbor_lists, requests);
-            if let Some(cut) = cut.filter(|cut| atoms as usize > cut.largest_whole) {
-                return self.predict_in_parts(&systems, &cut.parts, requests);
+            let parts = cut.zip(alone(&systems)).and_then(|(cut, structure)| cut.parts_of(structure));
+            if let Some(parts) = parts {
+                return self.session.evaluate_in_parts(&self.model, self.dtype, parts, requests);
             }
         }
         for options in &self.neighbor_lists {
@@ -85,21 +86,21 @@ impl Predictor {
         requests: &[EvaluationRequest],
         atoms_of_block: usize,
     ) -> Result<Vec<EvaluatedOutput>, HostError> {
-        let neighbor_lists = self.neighbor_lists.clone();
-        let interaction_range = self.capabilities.interaction_range;
-        self.predict_in_parts(system, &PartOptions { interaction_range, neighbor_lists, atoms_of_block }, requests)
-    }
-
-    fn predict_in_parts(
-        &mut self,
-        system: &SystemsData,
-        options: &PartOptions,
-        requests: &[EvaluationRequest],
-    ) -> Result<Vec<EvaluatedOutput>, HostError> {
-        let (Ok(cell), Ok(periodic)) = (system.cells[..].try_into(), system.periodic[..].try_into()) else {
-            return Err(DataError::new(format!("{} systems cannot be cut, only one", system.atom_counts.len())).into());
+        let structure = alone(system)
+            .ok_or_else(|| DataError::new(format!("{} systems cannot be cut, only one", system.atom_counts.len())))?;
+        let options = PartOptions {
+            interaction_range: self.capabilities.interaction_range,
+            neighbor_lists: self.neighbor_lists.clone(),
+            atoms_of_block,
         };
-        let structure = StructureView { types: &system.types, positions: &system.positions, cell, periodic };
-        self.session.evaluate_in_parts(&self.model, self.dtype, structure, options, requests)
+        let parts = Parts::new(structure, options)?;
+        self.session.evaluate_in_parts(&self.model, self.dtype, parts, requests)
     }
+}
+
+/// The structure, if there is one alone.
+fn alone(systems: &SystemsData) -> Option<StructureView<'_>> {
+    let cell = systems.cells[..].try_into().ok()?;
+    let periodic = systems.periodic[..].try_into().ok()?;
+    Some(StructureView { types: &systems.types, positions: &systems.positions, cell, periodic })
 }
