@@ -17,7 +17,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kilnbox_bundle::{BundleError, FileKind, ModelFile, PublicKey, Signature};
+use kilnbox_bundle::{BundleError, FileKind, ModelFile, PublicKey, Signature, sha256_digest};
 
 use crate::errors::{CliError, file_error};
 use crate::log::printable;
@@ -169,11 +169,24 @@ impl Trust {
         if !self.requires_signature {
             return Ok(ModelFile::read(path)?);
         }
-        // What is verified and what is used are the same bytes, whatever becomes of the file meanwhile.
+        self.read_model_and_digest(path).map(|(model, _)| model)
+    }
+
+    /// The same with the digest of the file.
+    ///
+    /// # Errors
+    ///
+    /// See [`Trust::read_model`].
+    pub fn read_model_and_digest(&self, path: &Path) -> Result<(ModelFile, String), CliError> {
+        // What is verified, hashed and used are the same bytes, whatever becomes of the file meanwhile.
         let bytes = kilnbox_bundle::read_whole(path, FileKind::Model)?;
         self.check(path, &bytes)?;
-        ModelFile::from_bytes(&bytes)
-            .map_err(|source| BundleError::Unusable { kind: FileKind::Model, path: path.to_owned(), source }.into())
+        let model = ModelFile::from_bytes(&bytes).map_err(|source| BundleError::Unusable {
+            kind: FileKind::Model,
+            path: path.to_owned(),
+            source,
+        })?;
+        Ok((model, sha256_digest(&bytes)))
     }
 
     /// A line about the signature of a file.

@@ -4,13 +4,12 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use kilnbox_bundle::sha256_digest;
 use kilnbox_host::{Checkpoint, ClientEnd, Graph, HostError, Level, Metric, Observer, Predictor};
 use kilnbox_tensor::Device;
 use serde_json::json;
 
 use crate::architectures::read_component;
-use crate::errors::{Blame, CliError, file_error};
+use crate::errors::{Blame, CliError};
 use crate::log::{Log, print, printable};
 use crate::sandbox::{Sandbox, end_the_program};
 use crate::trust::Trust;
@@ -107,14 +106,12 @@ impl<'a> NamedModel<'a> {
     }
 
     fn start(&self, request: &Request, log: &Log) -> Result<Graph, CliError> {
-        let file = Trust::of_user()?.read_model(self.file)?;
-        let bytes = std::fs::read(self.file).map_err(|error| file_error("read", self.file, &error))?;
+        let (file, digest) = Trust::of_user()?.read_model_and_digest(self.file)?;
         let about = json!({
-            "digest": sha256_digest(&bytes),
+            "digest": digest,
             "architecture": file.checkpoint.architecture,
             "metadata": file.metadata,
         });
-        drop(bytes);
         // The client's is the run; a model has calls.
         let mut sandbox = request.sandbox.clone();
         sandbox.limits.seconds_per_run = f64::INFINITY;
