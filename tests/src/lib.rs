@@ -5,7 +5,7 @@ pub mod parity;
 use std::error::Error;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use kilnbox_cli::architectures::SearchPath;
 use kilnbox_cli::errors::CliError;
@@ -156,6 +156,16 @@ pub struct Outcome {
     pub errors: String,
 }
 
+impl Outcome {
+    fn of(output: &Output) -> Self {
+        Self {
+            code: output.status.code(),
+            output: String::from_utf8_lossy(&output.stdout).into_owned(),
+            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
+        }
+    }
+}
+
 impl Workplace {
     /// An empty folder, but for a link to `fixtures`.
     ///
@@ -197,12 +207,7 @@ impl Workplace {
     /// # Errors
     /// It cannot be started.
     pub fn run(&self, arguments: &[&str]) -> io::Result<Outcome> {
-        let output = self.command(arguments).output()?;
-        Ok(Outcome {
-            code: output.status.code(),
-            output: String::from_utf8_lossy(&output.stdout).into_owned(),
-            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
+        Ok(Outcome::of(&self.command(arguments).output()?))
     }
 
     /// Every file and folder below the folder but the fixtures, sorted.
@@ -225,5 +230,103 @@ impl Workplace {
         }
         found.sort();
         Ok(found)
+    }
+}
+
+/// A folder with data, and nothing of kilnbox: no architectures, no cache, no configuration, no credentials.
+#[derive(Debug)]
+pub struct Elsewhere(Workplace);
+
+impl Elsewhere {
+    /// One with so many structures of ethanol in `ethanol.xyz`, and the options to predict for them in `eval.yaml`.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn new(structures: usize) -> io::Result<Self> {
+        let place = Workplace::new()?;
+        place.write("ethanol.xyz", &ethanol_structures(structures)?)?;
+        place.write("eval.yaml", "systems: {read_from: ethanol.xyz, length_unit: angstrom}\n")?;
+        Ok(Self(place))
+    }
+
+    /// A path in the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path(name)
+    }
+
+    /// Every file and folder below the folder, see [`Workplace::entries`].
+    ///
+    /// # Errors
+    /// A folder cannot be read.
+    pub fn entries(&self) -> io::Result<Vec<String>> {
+        self.0.entries()
+    }
+
+    /// The program, to be run in the folder with these arguments; it finds nothing of this machine's user.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = self.0.command(arguments);
+        command.env("KILNBOX_ARCHITECTURES", self.path("none")).env("HOME", self.path("home"));
+        for (variable, folder) in [
+            ("XDG_CACHE_HOME", "cache"),
+            ("XDG_CONFIG_HOME", "config"),
+            ("XDG_DATA_HOME", "data"),
+            ("DOCKER_CONFIG", "docker"),
+        ] {
+            command.env(variable, self.path(folder));
+        }
+        command.env_remove("REGISTRY_AUTH_FILE").env_remove("XDG_RUNTIME_DIR");
+        // A proxy of this machine has no business with its own registries.
+        for variable in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
+            command.env_remove(variable);
+        }
+        command
+    }
+
+    /// What the program prints when it does what is asked.
+    ///
+    /// # Panics
+    /// It does not.
+    #[track_caller]
+    pub fn succeeds(&self, arguments: &[&str]) -> String {
+        let outcome = self.run(arguments);
+        assert_eq!(outcome.code, Some(0), "{arguments:?}:\n{}\n{}", outcome.output, outcome.errors);
+        outcome.output
+    }
+
+    /// What the program says when it refuses, with these words in it, and nothing that steers a terminal.
+    ///
+    /// # Panics
+    /// It does something else.
+    #[track_caller]
+    pub fn fails(&self, arguments: &[&str], words: &str) -> String {
+        let outcome = self.run(arguments);
+        assert_eq!(outcome.code, Some(1), "{arguments:?}:\n{}\n{}", outcome.output, outcome.errors);
+        assert!(outcome.errors.contains(words), "`{words}` is not in:\n{}", outcome.errors);
+        assert!(!outcome.errors.chars().any(|character| character.is_control() && character != '\n'));
+        outcome.errors
+    }
+
+    #[track_caller]
+    fn run(&self, arguments: &[&str]) -> Outcome {
+        let output = self.command(arguments).output();
+        Outcome::of(&output.unwrap_or_else(|error| panic!("{arguments:?}: {error}")))
+    }
+
+    /// The content of a file in the folder.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn read(&self, name: &str) -> io::Result<Vec<u8>> {
+        std::fs::read(self.path(name)).map_err(|error| io::Error::other(format!("{name}: {error}")))
+    }
+
+    /// Writes a file into the folder, or into a folder in it, which is made.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) -> io::Result<()> {
+        let path = self.path(name);
+        path.parent().map_or(Ok(()), std::fs::create_dir_all)?;
+        std::fs::write(path, content)
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 
 use kilnbox_bundle::{ArchitectureBundle, ModelFile, sha256_digest};
 use kilnbox_cli::architectures::SearchPath;
-use kilnbox_tests::{Outcome, Workplace, ethanol_structures, peer};
+use kilnbox_tests::{Elsewhere, Workplace, ethanol_structures, peer};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -32,65 +32,8 @@ test_set: 0.2
     )
 }
 
-const EVAL: &str = "systems: {read_from: ethanol.xyz, length_unit: angstrom}\n";
-
-/// A folder with data, and nothing of kilnbox: no architectures, no cache, no configuration.
-struct Elsewhere(Workplace);
-
-impl Elsewhere {
-    fn new() -> Fallible<Self> {
-        let place = Workplace::new()?;
-        place.write("ethanol.xyz", &ethanol_structures(30)?)?;
-        place.write("eval.yaml", EVAL)?;
-        Ok(Self(place))
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.0.command(arguments);
-        command.env("KILNBOX_ARCHITECTURES", self.0.path("none")).env("HOME", self.0.path("home"));
-        for (variable, folder) in
-            [("XDG_CACHE_HOME", "cache"), ("XDG_CONFIG_HOME", "config"), ("XDG_DATA_HOME", "data")]
-        {
-            command.env(variable, self.0.path(folder));
-        }
-        command.env_remove("DOCKER_CONFIG");
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Fallible<Outcome> {
-        let output = self.command(arguments).output()?;
-        Ok(Outcome {
-            code: output.status.code(),
-            output: String::from_utf8_lossy(&output.stdout).into_owned(),
-            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
-    }
-
-    #[track_caller]
-    fn succeeds(&self, arguments: &[&str]) -> String {
-        let outcome = self.run(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
-        assert_eq!(outcome.code, Some(0), "{arguments:?}:\n{}\n{}", outcome.output, outcome.errors);
-        outcome.output
-    }
-
-    #[track_caller]
-    fn fails(&self, arguments: &[&str], words: &str) -> String {
-        let outcome = self.run(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
-        assert_eq!(outcome.code, Some(1), "{arguments:?}:\n{}\n{}", outcome.output, outcome.errors);
-        assert!(outcome.errors.contains(words), "`{words}` is not in:\n{}", outcome.errors);
-        outcome.errors
-    }
-
-    fn read(&self, name: &str) -> Fallible<Vec<u8>> {
-        fs::read(self.0.path(name)).map_err(|error| format!("{name}: {error}").into())
-    }
-
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Fallible {
-        let path = self.0.path(name);
-        fs::create_dir_all(path.parent().ok_or("no folder")?)?;
-        Ok(fs::write(path, content)?)
-    }
-}
+/// How many structures a training here has.
+const STRUCTURES: usize = 30;
 
 /// The folder of a stock architecture, as it was built.
 fn stock(name: &str) -> Fallible<String> {
@@ -100,7 +43,7 @@ fn stock(name: &str) -> Fallible<String> {
 
 /// The bundle of SOAP-BPNN in a new place.
 fn packed() -> Fallible<Elsewhere> {
-    let place = Elsewhere::new()?;
+    let place = Elsewhere::new(STRUCTURES)?;
     place.succeeds(&["pack", &stock("soap-bpnn")?, "-o", "net.wasm"]);
     Ok(place)
 }
@@ -153,10 +96,10 @@ fn stock_bundles_are_small() -> Fallible {
     /// What a stock bundle may have, in bytes, documentation included.
     const LARGEST: u64 = 1_000_000;
     for name in SearchPath::from_environment().names() {
-        let place = Elsewhere::new()?;
+        let place = Elsewhere::new(STRUCTURES)?;
         let Ok(folder) = stock(&name) else { continue };
         place.succeeds(&["pack", &folder, "-o", "bundle.wasm"]);
-        let size = fs::metadata(place.0.path("bundle.wasm"))?.len();
+        let size = fs::metadata(place.path("bundle.wasm"))?.len();
         eprintln!("bundle of {name}: {size} bytes");
         assert!(size <= LARGEST, "{name} has {size} bytes");
     }
@@ -167,7 +110,7 @@ fn stock_bundles_are_small() -> Fallible {
 #[test]
 fn one_file_is_enough_on_a_machine_that_has_nothing_else() -> Fallible {
     let home = Workplace::new()?;
-    home.write("ethanol.xyz", &ethanol_structures(30)?)?;
+    home.write("ethanol.xyz", &ethanol_structures(STRUCTURES)?)?;
     home.write("options.yaml", &options("soap-bpnn", ""))?;
     let outcome = home.run(&["train", "options.yaml"])?;
     assert_eq!(outcome.code, Some(0), "{}", outcome.errors);
@@ -183,7 +126,7 @@ fn one_file_is_enough_on_a_machine_that_has_nothing_else() -> Fallible {
     assert_eq!((&ours.checkpoint, &ours.metrics), (&theirs.checkpoint, &theirs.metrics));
 
     // So does the model alone, which carries the bundle.
-    let carries = Elsewhere::new()?;
+    let carries = Elsewhere::new(STRUCTURES)?;
     carries.write("base.kiln", &model)?;
     carries.write("options.yaml", options("base.kiln", ""))?;
     carries.succeeds(&["train", "options.yaml", "--offline", "-o", "again.kiln"]);
@@ -192,7 +135,7 @@ fn one_file_is_enough_on_a_machine_that_has_nothing_else() -> Fallible {
     // And it can be fine-tuned and evaluated, each in a folder with an empty cache, twice the same.
     let mut tuned = Vec::new();
     for _ in 0..2 {
-        let place = Elsewhere::new()?;
+        let place = Elsewhere::new(STRUCTURES)?;
         place.write("base.kiln", &model)?;
         place.write("options.yaml", options("base.kiln", ", finetune: {read_from: base.kiln}"))?;
         let output = place.succeeds(&["train", "options.yaml", "--offline", "-o", "tuned.kiln"]);
@@ -265,7 +208,7 @@ fn a_model_tells_how_it_came_about_and_is_hardly_larger_than_its_weights() -> Fa
 fn signatures_are_minisigns_both_ways() -> Fallible {
     let place = packed()?;
     place.succeeds(&["keygen", "--no-password", "-o", "me.key"]);
-    let mode = fs::metadata(place.0.path("me.key"))?.permissions().mode();
+    let mode = fs::metadata(place.path("me.key"))?.permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "{mode:o}");
     let key = place.read("me.key")?;
     place.fails(&["keygen", "--no-password", "-o", "me.key"], "keys are never overwritten");
@@ -289,7 +232,7 @@ fn signatures_are_minisigns_both_ways() -> Fallible {
 
     let Some(minisign) = peer("minisign") else { return Ok(()) };
     let minisign = |arguments: &[&str]| -> Fallible<(bool, String)> {
-        let output = Command::new(&minisign).args(arguments).current_dir(place.0.path("")).output()?;
+        let output = Command::new(&minisign).args(arguments).current_dir(place.path("")).output()?;
         Ok((output.status.success(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()))
     };
     // Ours, verified by minisign.

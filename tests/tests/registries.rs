@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use kilnbox_bundle::{Parts, pack, sha256_digest};
 use kilnbox_cli::architectures::SearchPath;
-use kilnbox_tests::{Outcome, Workplace, ethanol_structures, peer};
+use kilnbox_tests::{Elsewhere, peer};
 use serde_json::{Value, json};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
@@ -26,83 +26,23 @@ validation_set: 0.25
 test_set: 0
 ";
 
-/// A folder with data and nothing of kilnbox: no architectures, no cache, no configuration.
-struct Place(Workplace);
+/// A folder with data, and nothing of kilnbox.
+fn empty_place() -> Fallible<Elsewhere> {
+    Ok(Elsewhere::new(8)?)
+}
 
-impl Place {
-    fn new() -> Fallible<Self> {
-        let place = Workplace::new()?;
-        place.write("ethanol.xyz", &ethanol_structures(8)?)?;
-        place.write("eval.yaml", "systems: {read_from: ethanol.xyz, length_unit: angstrom}\n")?;
-        Ok(Self(place))
-    }
+/// One with `net.wasm`, the bundle of the smallest architecture.
+fn with_bundle() -> Fallible<Elsewhere> {
+    let place = empty_place()?;
+    let folder = SearchPath::from_environment().find("composition")?.path;
+    let folder = folder.parent().ok_or("no folder")?.canonicalize()?.display().to_string();
+    place.succeeds(&["pack", &folder, "-o", "net.wasm"]);
+    Ok(place)
+}
 
-    /// A place with `net.wasm`, the bundle of the smallest architecture.
-    fn with_bundle() -> Fallible<Self> {
-        let place = Self::new()?;
-        let folder = SearchPath::from_environment().find("composition")?.path;
-        let folder = folder.parent().ok_or("no folder")?.canonicalize()?.display().to_string();
-        place.succeeds(&["pack", &folder, "-o", "net.wasm"]);
-        Ok(place)
-    }
-
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.0.command(arguments);
-        command.env("KILNBOX_ARCHITECTURES", self.0.path("none")).env("HOME", self.0.path("home"));
-        for (variable, folder) in [
-            ("XDG_CACHE_HOME", "cache"),
-            ("XDG_CONFIG_HOME", "config"),
-            ("XDG_DATA_HOME", "data"),
-            ("DOCKER_CONFIG", "docker"),
-        ] {
-            command.env(variable, self.0.path(folder));
-        }
-        command.env_remove("REGISTRY_AUTH_FILE").env_remove("XDG_RUNTIME_DIR");
-        // A proxy of this machine has no business with its own registries.
-        for variable in ["http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"] {
-            command.env_remove(variable);
-        }
-        command
-    }
-
-    fn run(&self, arguments: &[&str]) -> Fallible<Outcome> {
-        let output = self.command(arguments).output()?;
-        Ok(Outcome {
-            code: output.status.code(),
-            output: String::from_utf8_lossy(&output.stdout).into_owned(),
-            errors: String::from_utf8_lossy(&output.stderr).into_owned(),
-        })
-    }
-
-    #[track_caller]
-    fn succeeds(&self, arguments: &[&str]) -> String {
-        let outcome = self.run(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
-        assert_eq!(outcome.code, Some(0), "{arguments:?}:\n{}\n{}", outcome.output, outcome.errors);
-        outcome.output
-    }
-
-    #[track_caller]
-    fn fails(&self, arguments: &[&str], words: &str) -> String {
-        let outcome = self.run(arguments).unwrap_or_else(|error| panic!("{arguments:?}: {error}"));
-        assert_eq!(outcome.code, Some(1), "{arguments:?}:\n{}\n{}", outcome.output, outcome.errors);
-        assert!(outcome.errors.contains(words), "`{words}` is not in:\n{}", outcome.errors);
-        assert!(!outcome.errors.chars().any(|character| character.is_control() && character != '\n'));
-        outcome.errors
-    }
-
-    fn read(&self, name: &str) -> Fallible<Vec<u8>> {
-        fs::read(self.0.path(name)).map_err(|error| format!("{name}: {error}").into())
-    }
-
-    fn write(&self, name: &str, content: impl AsRef<[u8]>) -> Fallible {
-        let path = self.0.path(name);
-        fs::create_dir_all(path.parent().ok_or("no folder")?)?;
-        Ok(fs::write(path, content)?)
-    }
-
-    fn train_from(&self, name: &str) -> Fallible {
-        self.write("options.yaml", OPTIONS.replace("NAME", &format!("\"{name}\"")))
-    }
+/// Writes options that train this architecture.
+fn train_from(place: &Elsewhere, name: &str) -> Fallible {
+    Ok(place.write("options.yaml", OPTIONS.replace("NAME", &format!("\"{name}\"")))?)
 }
 
 /// Debian's registry on a port of this machine, as long as it is needed.
@@ -174,8 +114,8 @@ impl Drop for RealRegistry {
 #[test]
 fn what_is_pushed_is_pulled_bit_for_bit_with_its_signature() -> Fallible {
     let Some(registry) = RealRegistry::start(false)? else { return Ok(()) };
-    let place = Place::with_bundle()?;
-    place.train_from("net.wasm")?;
+    let place = with_bundle()?;
+    train_from(&place, "net.wasm")?;
     place.succeeds(&["train", "options.yaml"]);
     place.succeeds(&["keygen", "--no-password", "-o", "me.key"]);
     for (file, name) in [("net.wasm", "lab/net:1.0"), ("model.kiln", "lab/model:1.0")] {
@@ -187,14 +127,14 @@ fn what_is_pushed_is_pulled_bit_for_bit_with_its_signature() -> Fallible {
         let pinned = told.lines().last().ok_or("no reference")?;
 
         for reference in [&registry.reference(name), pinned] {
-            let other = Place::new()?;
+            let other = empty_place()?;
             other.write("me.pub", place.read("me.pub")?)?;
             other.succeeds(&["pull", reference, "-o", file]);
             assert!(other.read(file)? == place.read(file)?, "{file} has changed on the way");
             other.succeeds(&["verify", file, "-k", "me.pub"]);
         }
     }
-    let other = Place::new()?;
+    let other = empty_place()?;
     let told = other.succeeds(&["pull", &registry.reference("lab/model:1.0")]);
     assert!(told.contains("Pulled `model.kiln`") && told.contains("not verified"), "{told}");
     other.succeeds(&["eval", "model.kiln", "eval.yaml"]);
@@ -214,12 +154,12 @@ fn what_is_pushed_is_pulled_bit_for_bit_with_its_signature() -> Fallible {
 #[test]
 fn a_lock_file_pins_what_a_tag_named() -> Fallible {
     let Some(registry) = RealRegistry::start(false)? else { return Ok(()) };
-    let author = Place::with_bundle()?;
+    let author = with_bundle()?;
     let name = registry.reference("lab/net:1.0");
     author.succeeds(&["push", "net.wasm", &name]);
 
-    let user = Place::new()?;
-    user.train_from(&name)?;
+    let user = empty_place()?;
+    train_from(&user, &name)?;
     user.fails(&["train", "options.yaml", "--locked"], "is not in `kilnbox.lock`");
     user.fails(&["train", "options.yaml", "--offline"], "`--offline` allows no network");
     user.succeeds(&["train", "options.yaml"]);
@@ -235,8 +175,8 @@ fn a_lock_file_pins_what_a_tag_named() -> Fallible {
     assert!(user.read("model.ckpt")? == first && user.read("kilnbox.lock")? == lock);
 
     // With another's lock file, another machine gets the same: from the registry, then without any.
-    let other = Place::new()?;
-    other.train_from(&name)?;
+    let other = empty_place()?;
+    train_from(&other, &name)?;
     other.write("kilnbox.lock", &lock)?;
     other.succeeds(&["train", "options.yaml", "--locked"]);
     assert!(other.read("model.ckpt")? == first);
@@ -258,7 +198,7 @@ fn a_lock_file_pins_what_a_tag_named() -> Fallible {
     // A checkpoint finds the very component that made it.
     other.succeeds(&["export", "model.ckpt", "-o", "exported.kiln"]);
     // What was damaged in the cache is as good as none.
-    for entry in fs::read_dir(other.0.path("cache/kilnbox/blobs"))? {
+    for entry in fs::read_dir(other.path("cache/kilnbox/blobs"))? {
         fs::write(entry?.path(), "damaged")?;
     }
     other.fails(&["train", "options.yaml", "--offline"], "is not on this machine");
@@ -272,7 +212,7 @@ fn a_lock_file_pins_what_a_tag_named() -> Fallible {
 #[test]
 fn credentials_are_those_of_docker() -> Fallible {
     let Some(registry) = RealRegistry::start(true)? else { return Ok(()) };
-    let place = Place::with_bundle()?;
+    let place = with_bundle()?;
     let name = registry.reference("lab/net:1.0");
     let told = place.fails(&["push", "net.wasm", &name], "does not allow that");
     assert!(told.contains("docker login"), "{told}");
@@ -310,17 +250,17 @@ fn a_token_is_fetched_with_the_password_of_a_helper() -> Fallible {
     let authorization =
         json!({"token": {"realm": realm, "service": "registry", "issuer": "a kiln", "rootcertbundle": certificate}});
     let Some(registry) = RealRegistry::start_with(folder, authorization)? else { return Ok(()) };
-    let place = Place::with_bundle()?;
+    let place = with_bundle()?;
     let name = registry.reference("lab/net:1.0");
     place.fails(&["push", "net.wasm", &name], "does not allow that");
 
-    let helper = place.0.path("bin/docker-credential-kiln");
+    let helper = place.path("bin/docker-credential-kiln");
     let answer = r#"{"ServerURL":"","Username":"kiln","Secret":"open sesame"}"#;
     place.write("bin/docker-credential-kiln", format!("#!/bin/sh\ncat > /dev/null\necho '{answer}'\n"))?;
     fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
     let host = format!("127.0.0.1:{}", registry.port);
     place.write("docker/config.json", json!({"credHelpers": {host: "kiln"}}).to_string())?;
-    let path = format!("{}:{}", place.0.path("bin").display(), std::env::var("PATH")?);
+    let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH")?);
     let with_helper = |arguments: &[&str]| place.command(arguments).env("PATH", &path).output();
     for arguments in [&["push", "net.wasm", &name][..], &["pull", &name, "-o", "pulled.wasm"]] {
         let output = with_helper(arguments)?;
@@ -339,16 +279,16 @@ fn a_token_is_fetched_with_the_password_of_a_helper() -> Fallible {
 #[test]
 fn skopeo_reads_what_was_pushed_and_pushes_what_we_read() -> Fallible {
     let (Some(registry), Some(skopeo)) = (RealRegistry::start(false)?, peer("skopeo")) else { return Ok(()) };
-    let place = Place::with_bundle()?;
-    place.train_from("net.wasm")?;
+    let place = with_bundle()?;
+    train_from(&place, "net.wasm")?;
     place.succeeds(&["train", "options.yaml"]);
     place.succeeds(&["push", "net.wasm", &registry.reference("lab/net:1.0")]);
     let skopeo = |arguments: &[&str]| -> Fallible<String> {
         let output = Command::new(&skopeo)
             .arg("--insecure-policy")
             .args(arguments)
-            .current_dir(place.0.path(""))
-            .env("HOME", place.0.path("home"))
+            .current_dir(place.path(""))
+            .env("HOME", place.path("home"))
             .output()?;
         if !output.status.success() {
             return Err(format!("skopeo {arguments:?}: {}", String::from_utf8_lossy(&output.stderr)).into());
@@ -371,7 +311,7 @@ fn skopeo_reads_what_was_pushed_and_pushes_what_we_read() -> Fallible {
     assert!(place.read(&format!("copied/{}", digest.trim_start_matches("sha256:")))? == place.read("net.wasm")?);
 
     // A model's file is an archive of OCI: skopeo carries it to a registry, and we read it there.
-    fs::copy(place.0.path("model.kiln"), place.0.path("model.tar"))?;
+    fs::copy(place.path("model.kiln"), place.path("model.tar"))?;
     for (part, tag) in [("architecture", "1.0-architecture"), ("model", "1.0")] {
         let to = there(&format!("lab/carried:{tag}"));
         skopeo(&[
@@ -523,7 +463,7 @@ fn a_registry_that_lies_is_found_out() -> Fallible {
         move || Answer::Body("200 OK", bytes.clone())
     };
     // The very same server is believed when it tells the truth.
-    let place = Place::new()?;
+    let place = empty_place()?;
     place.succeeds(&["pull", &sending(&manifest, send(&honest))?.reference("net:1"), "-o", "net.wasm"]);
     assert!(place.read("net.wasm")? == bytes);
 
@@ -580,11 +520,11 @@ fn a_registry_that_lies_is_found_out() -> Fallible {
         ),
     ];
     for (registry, words) in &cases {
-        let place = Place::new()?;
+        let place = empty_place()?;
         place.fails(&["pull", &registry.reference("net:1"), "-o", "net.wasm"], words);
-        place.train_from(&registry.reference("net:1"))?;
+        train_from(&place, &registry.reference("net:1"))?;
         place.fails(&["train", "options.yaml"], words);
-        let left = place.0.entries()?;
+        let left = place.entries()?;
         assert!(
             !left.iter().any(|entry| entry.ends_with(".wasm") || entry.ends_with(".lock") || entry.ends_with(".tmp")),
             "{left:?}"
@@ -613,7 +553,7 @@ fn a_registry_sends_nobody_to_where_it_should_not() -> Fallible {
         "nonsense".to_owned(),
     ] {
         let registry = sending(&manifest, move || Answer::To("307 Elsewhere", to.clone()))?;
-        let place = Place::new()?;
+        let place = empty_place()?;
         // Credentials for it, of which nobody else may hear.
         let host = format!("127.0.0.1:{}", registry.port);
         place
@@ -624,12 +564,12 @@ fn a_registry_sends_nobody_to_where_it_should_not() -> Fallible {
 
     // For ever in a circle.
     let registry = sending(&manifest, || Answer::To("307 Elsewhere", "/v2/net/blobs/again".to_owned()))?;
-    let place = Place::new()?;
+    let place = empty_place()?;
     place.fails(&["pull", &registry.reference("net:1"), "-o", "net.wasm"], "answers wrongly: 307");
     assert!(registry.asked().len() < 20, "{}", registry.asked().len());
 
     // A password is sent to nobody without TLS, whoever asks for it.
-    let place = Place::with_bundle()?;
+    let place = with_bundle()?;
     place.write(
         "docker/config.json",
         json!({"auths": {"registry.example.org": {"auth": "a2lsbjpvcGVuIHNlc2FtZQ=="}}}).to_string(),
@@ -647,7 +587,7 @@ fn what_is_pushed_goes_to_the_registry_alone() -> Fallible {
         _ if request.starts_with("HEAD") => not_found(),
         _ => Answer::To("202 Accepted", format!("http://127.0.0.1:{port}/upload")),
     })?;
-    let place = Place::with_bundle()?;
+    let place = with_bundle()?;
     place.fails(&["push", "net.wasm", &registry.reference("net:1")], "it wants the content sent elsewhere");
     let registry = Server::start(move |request| match request {
         _ if request.starts_with("HEAD") => not_found(),
