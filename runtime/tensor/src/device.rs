@@ -21,10 +21,10 @@ use thiserror::Error;
 
 use crate::DType;
 
-#[cfg(any(feature = "cuda", feature = "metal", feature = "vulkan", feature = "webgpu"))]
+#[cfg(feature = "accelerator")]
 mod accelerator;
 /// What this build has instead of accelerators.
-#[cfg(not(any(feature = "cuda", feature = "metal", feature = "vulkan", feature = "webgpu")))]
+#[cfg(not(feature = "accelerator"))]
 mod accelerator {
     use super::{Family, Properties};
 
@@ -39,6 +39,8 @@ mod accelerator {
     pub(super) fn all_opened() -> impl Iterator<Item = &'static Properties> {
         std::iter::empty()
     }
+
+    pub(super) fn release_unused(_: Family) {}
 }
 
 /// A device that holds tensors and runs their kernels, chosen at run time.
@@ -75,7 +77,7 @@ struct Properties {
     /// Whether it is a program on the processor that behaves like one.
     is_software: bool,
     memory: Option<u64>,
-    /// Whether burn's products of matrices are right there: see `multiplies_matrices`.
+    /// Whether products of matrices are right there: see `multiplies_matrices`.
     multiplies: bool,
     /// Whether the exponential of NaN is NaN there.
     keeps_nan: bool,
@@ -87,8 +89,8 @@ pub(crate) fn loses_nan(device: &DispatchDevice) -> Option<BoolDType> {
     (!opened.keeps_nan).then_some(opened.booleans)
 }
 
-/// Whether burn's products of matrices are right on this device, as was tried when it was opened: their kernels rest on more of a driver than others do, and where it lacks something,
-/// parts of the result are missing without a word. SwiftShader is one.
+/// Whether products of matrices are right on this device, as was tried when it was opened: in their kernels units share memory, which rests on more of a driver than other kernels do, and where it
+/// lacks something, parts of the result are missing without a word. SwiftShader is one.
 pub(crate) fn multiplies_matrices(device: &DispatchDevice) -> bool {
     accelerator::all_opened().find(|opened| opened.device == *device).is_none_or(|opened| opened.multiplies)
 }
@@ -244,6 +246,13 @@ impl Device {
         match self.0 {
             Place::Accelerator(family) => accelerator::opened(family).memory,
             _ => None,
+        }
+    }
+
+    /// Gives back what its pool of memory keeps for tensors to come. Where there is no pool, nothing is kept.
+    pub fn release_unused(&self) {
+        if let Place::Accelerator(family) = self.0 {
+            accelerator::release_unused(family);
         }
     }
 

@@ -19,8 +19,7 @@ const LIMIT: &str = "tensor_bytes";
 /// 480 bytes, see `tests/bookkeeping.rs`; in builds with other devices than the processor a value's handle is larger.
 pub const BOOKKEEPING: usize = 512 + size_of::<DispatchTensor>().saturating_sub(PROCESSOR_HANDLE) + OF_A_DEVICE;
 /// What a device's driver and its pool of memory keep on the host for a value, in builds that have one.
-const OF_A_DEVICE: usize =
-    if cfg!(any(feature = "cuda", feature = "metal", feature = "vulkan", feature = "webgpu")) { 1024 } else { 0 };
+const OF_A_DEVICE: usize = if cfg!(feature = "accelerator") { 1024 } else { 0 };
 /// The size of a value's handle in builds without other devices, in whole steps of its alignment.
 const PROCESSOR_HANDLE: usize = size_of::<BackendTensor<Flex>>() + align_of::<BackendTensor<Flex>>();
 

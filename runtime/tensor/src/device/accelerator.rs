@@ -10,6 +10,7 @@ use burn_dispatch::devices::CubeDevice;
 use burn_dispatch::{Dispatch, DispatchDevice};
 
 use super::{Family, Properties};
+use crate::kernel::device::product_as_it_is;
 
 /// What opening each family gave.
 static OPENED: [OnceLock<Result<Properties, String>>; 4] = [const { OnceLock::new() }; 4];
@@ -37,6 +38,11 @@ pub(super) fn opened(family: Family) -> &'static Properties {
 /// The properties of all devices that have been opened.
 pub(super) fn all_opened() -> impl Iterator<Item = &'static Properties> {
     OPENED.iter().filter_map(|opened| opened.get()?.as_ref().ok())
+}
+
+/// Gives back what a family's pool of memory keeps. Should the device have failed, its driver will.
+pub(super) fn release_unused(family: Family) {
+    let _ = catch_unwind(|| Dispatch::memory_cleanup(&opened(family).device));
 }
 
 fn first_device(family: Family) -> Result<Properties, String> {
@@ -88,24 +94,30 @@ fn properties(device: CubeDevice, float64: bool, is_software: bool) -> Result<Pr
     let booleans = get_or_init_device_settings::<Dispatch>(&device).bool_dtype;
     let float64 = float64 && supports(BurnDType::F64);
     let multiplies = PRODUCTS.iter().all(|&sizes| multiplies(&device, sizes));
-    let keeps_nan = keeps_nan(&device);
+    let Some(keeps_nan) = keeps_nan(&device) else {
+        return Err(format!("{description} computes no exponentials{}", if float64 { NEEDS_LIBDEVICE } else { "" }));
+    };
     Ok(Properties { description, device, float64, booleans, is_software, memory, multiplies, keeps_nan })
 }
 
-/// Whether the exponential of what is no number is none either. Graphics leave that to the driver.
-fn keeps_nan(device: &DispatchDevice) -> bool {
+/// What a device of CUDA lacks that computes no exponentials: its instructions have none.
+const NEEDS_LIBDEVICE: &str = ", which are in `nvvm/libdevice/libdevice.10.bc` of a CUDA toolkit: install one in `/usr/local/cuda`, or say where it is with `CUDA_PATH`";
+
+/// Whether the exponential of what is no number is none either, which graphics leave to the driver; none if there are no exponentials at all.
+fn keeps_nan(device: &DispatchDevice) -> Option<bool> {
     let exponential = Dispatch::float_exp(Dispatch::float_from_data(TensorData::new(vec![f32::NAN], [1]), device));
-    let found = read_sync(Dispatch::float_into_data(exponential)).ok().and_then(|data| data.try_into_vec::<f32>().ok());
-    found.is_some_and(|found| found[0].is_nan())
+    let found = read_sync(Dispatch::float_into_data(exponential)).ok()?.try_into_vec::<f32>().ok()?;
+    Some(found[0].is_nan())
 }
 
-/// Rows, inner size and columns of products that are tried: burn has several kernels, and takes one by the sizes.
+/// Rows, inner size and columns of products that are tried: there are several kernels, taken by the sizes.
 const PRODUCTS: [[usize; 3]; 5] = [[1, 64, 48], [8, 8, 8], [33, 70, 21], [64, 64, 64], [300, 128, 64]];
 
-/// Whether the device multiplies matrices of these sizes as arithmetic does. The numbers are small whole ones, so nothing is rounded.
+/// Whether the device multiplies matrices of these sizes as arithmetic does. The numbers have a dozen bits, so nothing is rounded in single precision, and much in any that is less.
 fn multiplies(device: &DispatchDevice, [rows, inner, columns]: [usize; 3]) -> bool {
     let number = |k: usize, step: usize| (k * step % 7) as f32 - 3.0;
-    let left: Vec<f32> = (0..rows * inner).map(|k| number(k, 3)).collect();
+    let exact = |k: usize| number(k, 3) * (1.0 + 1.0 / 4096.0);
+    let left: Vec<f32> = (0..rows * inner).map(exact).collect();
     let right: Vec<f32> = (0..inner * columns).map(|k| number(k, 5)).collect();
     let entry = |k: usize| -> f32 {
         (0..inner).map(|i| left[k / columns * inner + i] * right[i * columns + k % columns]).sum()
@@ -116,7 +128,7 @@ fn multiplies(device: &DispatchDevice, [rows, inner, columns]: [usize; 3]) -> bo
     let transposed: Vec<f32> = (0..inner * columns).map(|k| right[k % inner * columns + k / inner]).collect();
     let transposed = Dispatch::float_swap_dims(on_device(&transposed, [columns, inner]), 0, 1);
     [on_device(&right, [inner, columns]), transposed].into_iter().all(|right| {
-        let product = Dispatch::float_matmul(on_device(&left, [rows, inner]), right);
+        let product = product_as_it_is(on_device(&left, [rows, inner]), right);
         let found = read_sync(Dispatch::float_into_data(product)).ok().and_then(|data| data.try_into_vec::<f32>().ok());
         found.is_some_and(|found| found == expected)
     })

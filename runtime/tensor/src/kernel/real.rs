@@ -109,7 +109,7 @@ const COS64: [f64; 8] = [
 /// Taylor's coefficients of `erf(x) sqrt(pi) / (2 x)` in `x^2`, highest first, for `|x|` below [`ERF_SERIES`].
 const ERF32: [f32; 8] =
     [-1.0 / 75_600.0, 1.0 / 9360.0, -1.0 / 1320.0, 1.0 / 216.0, -1.0 / 42.0, 1.0 / 10.0, -1.0 / 3.0, 1.0];
-const ERF64: [f64; 15] = [
+pub(super) const ERF64: [f64; 15] = [
     1.0 / 2_528_170_444_800.0,
     -1.0 / 168_129_561_600.0,
     1.0 / 11_975_040_000.0,
@@ -127,12 +127,12 @@ const ERF64: [f64; 15] = [
     1.0,
 ];
 /// From here on the error function is `1 - exp(-x^2) p(t)` with `t = (x - 2) / (x + 2)`.
-const ERF_SERIES: f64 = 0.75;
+pub(super) const ERF_SERIES: f64 = 0.75;
 /// `p`, highest power first: fitted to `exp(x^2) erfc(x)`, with errors weighted by `exp(-x^2)`, up to where `erfc` is below the last digit of 1. The largest error of
 /// `erf` is 2e-10 in single precision, and 2e-18 in double.
 const ERFC32: [f32; 7] =
     [5.936_564e-4, 7.828_657e-3, 3.957_977e-3, -7.895_36e-2, 2.416_58e-1, -4.271_860_5e-1, 2.553_956_7e-1];
-const ERFC64: [f64; 14] = [
+pub(super) const ERFC64: [f64; 14] = [
     -3.102_943_577_091_326e-6,
     -1.671_645_995_459_796_4e-5,
     -2.835_850_803_296_366e-5,

@@ -8,6 +8,8 @@ use burn_backend::ops::{BoolTensorOps, FloatTensorOps};
 use burn_backend::{Scalar, Shape};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
+#[cfg(feature = "accelerator")]
+use super::compiled::attention::{self as compiled, OfRows};
 use super::value::Value;
 use crate::Tensor;
 use crate::indices::{check_countable, on_device};
@@ -25,8 +27,11 @@ const LOWEST: f64 = -3e38;
 
 /// Which rows attend to one another.
 pub(crate) struct Classes {
-    classes: Vec<Class>,
-    heads: usize,
+    pub(super) classes: Vec<Class>,
+    pub(super) heads: usize,
+    /// The number of rows.
+    #[cfg(feature = "accelerator")]
+    pub(super) count: usize,
     entries: usize,
     pairs: usize,
     /// For each row its place among those of all classes.
@@ -35,13 +40,13 @@ pub(crate) struct Classes {
 }
 
 /// Segments of similar size.
-struct Class {
-    segments: usize,
-    size: usize,
+pub(super) struct Class {
+    pub(super) segments: usize,
+    pub(super) size: usize,
     /// Where its entries begin.
-    start: usize,
+    pub(super) start: usize,
     /// For each place its row, or one past the end for zeros.
-    rows: DispatchTensor,
+    pub(super) rows: DispatchTensor,
     /// Where there is no pair of rows: `[segments, heads, size, size]`, stretched.
     no_pair: DispatchTensor,
 }
@@ -112,7 +117,16 @@ impl Classes {
                 start += segments * heads * size * size;
             }
             let places = on_device(places.into_iter(), &device);
-            Ok(Some(Self { classes, heads, entries, pairs: needed / heads, places, _bytes: [tables, masks] }))
+            Ok(Some(Self {
+                classes,
+                heads,
+                #[cfg(feature = "accelerator")]
+                count: rows,
+                entries,
+                pairs: needed / heads,
+                places,
+                _bytes: [tables, masks],
+            }))
         })
     }
 
@@ -155,7 +169,7 @@ impl Class {
         Self { segments, size, start, rows: on_device(sources.iter().copied(), &like.device()), no_pair }
     }
 
-    fn entries(&self, heads: usize) -> usize {
+    pub(super) fn entries(&self, heads: usize) -> usize {
         self.segments * heads * self.size * self.size
     }
 
@@ -180,6 +194,10 @@ impl Class {
 
 /// `out[h, i, j] = sum over d of left[i, h, d] * right[j, h, d]` for rows `i` and `j` of each segment.
 pub(crate) fn scores(left: &Tensor, right: &Tensor, classes: &Classes) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = compiled::scores(left, right, classes) {
+        return value;
+    }
     let (heads, width) = (classes.heads, left.shape()[1] / classes.heads);
     classes.weights(|class| {
         let right = class.of_rows(right, heads, width).transposed();
@@ -189,6 +207,10 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, classes: &Classes) -> Dispat
 
 /// `out[i, h, d] = sum over j of weights[h, i, j] * rows[j, h, d]`, or with `transposed` the sum over `i` of `weights[h, i, j] * rows[i, h, d]`.
 pub(crate) fn mix(weights: &Tensor, rows: &Tensor, classes: &Classes, transposed: bool) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = compiled::mix(weights, rows, classes, transposed) {
+        return value;
+    }
     let (heads, features) = (classes.heads, rows.shape()[1]);
     let mixed = classes.rows(features, |class| {
         let weights = class.of_weights(weights, heads);
@@ -200,6 +222,10 @@ pub(crate) fn mix(weights: &Tensor, rows: &Tensor, classes: &Classes, transposed
 
 /// `out[h, i, j] = values[j]`.
 pub(crate) fn columns(values: &Tensor, classes: &Classes) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = compiled::columns(values, classes) {
+        return value;
+    }
     classes.weights(|class| {
         let row = class.of_rows(values, 1, 1).reshaped(&[class.segments, 1, 1, class.size]);
         let whole = Shape::from(vec![class.segments, classes.heads, class.size, class.size]);
@@ -209,6 +235,10 @@ pub(crate) fn columns(values: &Tensor, classes: &Classes) -> DispatchTensor {
 
 /// The transpose of [`columns`]: `out[j]` is the sum over `h` and `i` of `weights[h, i, j]`.
 pub(crate) fn column_sums(weights: &Tensor, classes: &Classes) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = compiled::column_sums(weights, classes) {
+        return value;
+    }
     let sums = classes.rows(1, |class| {
         let rows = class.of_weights(weights, classes.heads).reshaped(&[
             class.segments,
@@ -223,6 +253,10 @@ pub(crate) fn column_sums(weights: &Tensor, classes: &Classes) -> DispatchTensor
 
 /// Softmax of every row.
 pub(crate) fn softmax(scores: &Tensor, classes: &Classes) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = compiled::of_rows(OfRows::Softmax, [scores; 3], classes) {
+        return value;
+    }
     classes.weights(|class| {
         let scores = class.filled(class.of_weights(scores, classes.heads), LOWEST);
         let largest = scores.largest(3);
@@ -234,6 +268,10 @@ pub(crate) fn softmax(scores: &Tensor, classes: &Classes) -> DispatchTensor {
 
 /// `y (g - <y, g>)` for every row.
 pub(crate) fn softmax_product(y: &Tensor, g: &Tensor, classes: &Classes) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = compiled::of_rows(OfRows::Product, [y, g, g], classes) {
+        return value;
+    }
     classes.weights(|class| {
         let [y, g] = [y, g].map(|weights| class.of_weights(weights, classes.heads));
         let overlap = (y.clone() * g.clone()).sum(3);
@@ -243,6 +281,10 @@ pub(crate) fn softmax_product(y: &Tensor, g: &Tensor, classes: &Classes) -> Disp
 
 /// `u g - u <y, g> - g <y, u>` for every row.
 pub(crate) fn softmax_curvature(three: [&Tensor; 3], classes: &Classes) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = compiled::of_rows(OfRows::Curvature, three, classes) {
+        return value;
+    }
     classes.weights(|class| {
         let [y, g, u] = three.map(|weights| class.of_weights(weights, classes.heads));
         let (with_g, with_u) = ((y.clone() * g.clone()).sum(3), (y * u.clone()).sum(3));
@@ -252,6 +294,10 @@ pub(crate) fn softmax_curvature(three: [&Tensor; 3], classes: &Classes) -> Dispa
 
 /// Every entry becomes the sum of its row.
 pub(crate) fn row_sums(weights: &Tensor, classes: &Classes) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = compiled::of_rows(OfRows::Sum, [weights; 3], classes) {
+        return value;
+    }
     classes.weights(|class| {
         let sums = class.of_weights(weights, classes.heads).sum(3);
         let whole = Shape::from(vec![class.segments, classes.heads, class.size, class.size]);

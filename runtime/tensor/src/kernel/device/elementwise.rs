@@ -39,7 +39,7 @@ pub(crate) fn function(function: Function, a: &Tensor) -> DispatchTensor {
         Function::Sin => Dispatch::float_sin,
         Function::Cos => Dispatch::float_cos,
         Function::Tanh => return saturated(a, Dispatch::float_tanh),
-        Function::Erf => return saturated(a, Dispatch::float_erf),
+        Function::Erf => return error_function(a),
     };
     of(a.value())
 }
@@ -57,6 +57,15 @@ fn saturated(a: &Tensor, function: fn(DispatchTensor) -> DispatchTensor) -> Disp
     let nan = Dispatch::float_is_nan(a.value(), a.device().booleans());
     let values = function(Dispatch::float_clamp(a.value(), Scalar::Float(-FAR), Scalar::Float(FAR)));
     Dispatch::float_mask_fill(values, nan, Scalar::Float(f64::NAN))
+}
+
+/// The error function of every element. Burn's for devices has seven digits in double precision, too.
+fn error_function(a: &Tensor) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(values) = super::compiled::elementwise::erf(a) {
+        return values;
+    }
+    saturated(a, Dispatch::float_erf)
 }
 
 /// The logarithm of every element. What that of 0 is, and of what has none, graphics leave to the driver.

@@ -8,6 +8,8 @@
 
 pub(crate) mod activation;
 pub(crate) mod attention;
+#[cfg(feature = "accelerator")]
+mod compiled;
 pub(crate) mod elementwise;
 pub(crate) mod harmonics;
 pub(crate) mod matrix;
@@ -27,6 +29,15 @@ use self::value::Value;
 use crate::op::optimizer::AdamOptions;
 use crate::tensor::device_shape;
 use crate::{DType, Tensor};
+
+/// The products of the matrices in the last two axes, as the device has them, right or wrong.
+pub(crate) fn product_as_it_is(left: DispatchTensor, right: DispatchTensor) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(product) = compiled::matrix::product(&left, &right) {
+        return product;
+    }
+    Dispatch::float_matmul(left, right)
+}
 
 /// Between dtypes that the device holds: whatever else there is, the processor converts.
 pub(crate) fn cast(a: &Tensor, dtype: DType) -> DispatchTensor {
@@ -134,6 +145,10 @@ pub(crate) fn polynomial(
 
 /// One step for one parameter: its new value and moments.
 pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor, DispatchTensor, DispatchTensor) {
+    #[cfg(feature = "accelerator")]
+    if let Some(three) = compiled::optimizer::adam(four, options) {
+        return three;
+    }
     let [parameter, gradient, first, second] = four.map(Value::of);
     let (rate, correction) = options.corrected();
     let decay = if options.decoupled { 0.0 } else { options.weight_decay };

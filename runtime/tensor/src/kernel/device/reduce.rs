@@ -10,9 +10,25 @@ use crate::tensor::device_shape;
 
 /// Sums over axes.
 pub(crate) fn sum(a: &Tensor, is_reduced: &[bool], result: &[usize]) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(sums) = side_by_side(a, is_reduced) {
+        return Dispatch::float_reshape(sums, device_shape(result));
+    }
     let axes: Vec<usize> = (0..is_reduced.len()).filter(|&axis| is_reduced[axis]).collect();
     let value = if axes.is_empty() { a.value() } else { Dispatch::float_sum_dims(a.value(), &axes) };
     Dispatch::float_reshape(value, device_shape(result))
+}
+
+/// Sums over axes between which there are no others.
+#[cfg(feature = "accelerator")]
+fn side_by_side(a: &Tensor, is_reduced: &[bool]) -> Option<DispatchTensor> {
+    let first = is_reduced.iter().position(|&is_reduced| is_reduced)?;
+    let end = is_reduced.iter().rposition(|&is_reduced| is_reduced)? + 1;
+    if is_reduced[first..end].contains(&false) {
+        return None;
+    }
+    let sizes = [0..first, first..end, end..is_reduced.len()].map(|axes| a.shape()[axes].iter().product());
+    super::compiled::reduce::sum(&a.value(), sizes)
 }
 
 /// The extreme element along `axis`, which is kept; NaN where there is one.

@@ -9,6 +9,8 @@ use burn_backend::Shape;
 use burn_backend::ops::FloatTensorOps;
 use burn_dispatch::{Dispatch, DispatchTensor};
 
+#[cfg(feature = "accelerator")]
+use super::compiled::segment::gathered_sums;
 use super::value::Value;
 use crate::indices::{check_countable, on_device};
 use crate::kernel::segment::Groups;
@@ -20,6 +22,10 @@ use crate::{DType, Device, Misuse, Tensor};
 const SLACK: usize = 2;
 /// What a table takes beside its numbers, in what a tensor takes beside its elements.
 const HANDLES: usize = 3;
+
+/// The longest chunk that one unit of a device sums.
+#[cfg(feature = "accelerator")]
+const IN_ONE_SUM: usize = 128;
 
 /// How the rows of segments are brought together.
 pub(crate) struct Table {
@@ -139,10 +145,23 @@ impl Table {
     fn gathered(&self, level: &Level, rows: Value) -> Value {
         let width = rows.sizes()[1];
         let rows = match &level.sources {
-            Some(sources) => self.with_zeros(rows).selected(0, sources),
+            Some(sources) => self.selected(rows, sources, level.chunks * level.length),
             None => rows,
         };
         rows.reshaped(&[level.chunks, level.length, width])
+    }
+
+    /// So many rows by their numbers, of which one past the last stands for zeros.
+    #[cfg_attr(
+        not(feature = "accelerator"),
+        allow(unused_variables, reason = "kernels of ours are told how much they write")
+    )]
+    fn selected(&self, rows: Value, numbers: &DispatchTensor, count: usize) -> Value {
+        #[cfg(feature = "accelerator")]
+        if let Some(rows) = gathered_sums(&rows.0, rows.sizes()[1], numbers, count, 1) {
+            return Value(rows);
+        }
+        self.with_zeros(rows).selected(0, numbers)
     }
 
     /// The rows and one of zeros after them.
@@ -163,13 +182,26 @@ impl Table {
         let width = rows.sizes()[1];
         let sums = self.levels[first..].iter().fold(rows, |rows, level| match level.length {
             1 => self.gathered(level, rows).reshaped(&[level.chunks, width]),
+            #[cfg(feature = "accelerator")]
+            length
+                if length <= IN_ONE_SUM
+                    && let Some(sums) = own_sums(level, &rows, width) =>
+            {
+                sums
+            }
             _ => self.gathered(level, rows).sum(1).reshaped(&[level.chunks, width]),
         });
         match &self.last {
-            Some(last) => self.with_zeros(sums).selected(0, last),
+            Some(last) => self.selected(sums, last, self.count),
             None => sums,
         }
     }
+}
+
+/// The sums of a level's chunks, without copying rows side by side.
+#[cfg(feature = "accelerator")]
+fn own_sums(level: &Level, rows: &Value, width: usize) -> Option<Value> {
+    gathered_sums(&rows.0, width, level.sources.as_ref()?, level.chunks, level.length).map(Value)
 }
 
 pub(crate) fn outer_sum(left: &Tensor, right: &Tensor, table: &Table, shape: &[usize; 3]) -> DispatchTensor {

@@ -2,6 +2,8 @@
 
 use burn_dispatch::DispatchTensor;
 
+#[cfg(feature = "accelerator")]
+use super::compiled::rows::{self, Softmax};
 use super::value::Value;
 use crate::Tensor;
 
@@ -11,6 +13,10 @@ fn total(value: &Value) -> Value {
 }
 
 pub(crate) fn softmax(a: &Tensor) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = rows::softmax(Softmax::Value, a, a, a) {
+        return value;
+    }
     let a = Value::of(a);
     let largest = a.largest(a.sizes().len() - 1);
     let weights = (a - largest).exp();
@@ -20,6 +26,10 @@ pub(crate) fn softmax(a: &Tensor) -> DispatchTensor {
 
 /// `y (g - <y, g>)`.
 pub(crate) fn softmax_product(y: &Tensor, g: &Tensor) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = rows::softmax(Softmax::Product, y, g, g) {
+        return value;
+    }
     let (y, g) = (Value::of(y), Value::of(g));
     let overlap = total(&(y.clone() * g.clone()));
     (y * (g - overlap)).0
@@ -27,6 +37,10 @@ pub(crate) fn softmax_product(y: &Tensor, g: &Tensor) -> DispatchTensor {
 
 /// `u g - u <y, g> - g <y, u>`.
 pub(crate) fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor) -> DispatchTensor {
+    #[cfg(feature = "accelerator")]
+    if let Some(value) = rows::softmax(Softmax::Curvature, y, g, u) {
+        return value;
+    }
     let (y, g, u) = (Value::of(y), Value::of(g), Value::of(u));
     let with_g = total(&(y.clone() * g.clone()));
     let with_u = total(&(y * u.clone()));

@@ -6,6 +6,7 @@ use burn_backend::ops::{FloatTensorOps, IntTensorOps};
 use burn_backend::{IntDType, Scalar, Slice, TensorMetadata};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
+use crate::context::Stop;
 use crate::tensor::device_shape;
 use crate::{DType, Tensor};
 
@@ -91,6 +92,15 @@ impl Value {
 
     /// The sum along an axis, which is kept.
     pub(super) fn sum(&self, axis: usize) -> Self {
+        #[cfg(feature = "accelerator")]
+        {
+            let mut sizes = self.sizes();
+            let around = [0..axis, axis..axis + 1, axis + 1..sizes.len()].map(|axes| sizes[axes].iter().product());
+            sizes[axis] = 1;
+            if let Some(sums) = super::compiled::reduce::sum(&self.0, around) {
+                return Self(sums).reshaped(&sizes);
+            }
+        }
         Self(Dispatch::float_sum_dim(self.0.clone(), axis))
     }
 
@@ -107,7 +117,7 @@ impl Value {
     /// Products of matrices in the last two axes.
     pub(super) fn product(self, right: Self) -> Self {
         if crate::device::multiplies_matrices(&self.0.device()) || self.0.shape().num_elements() == 0 {
-            return Self(Dispatch::float_matmul(self.0, right.0));
+            return Self(super::product_as_it_is(self.0, right.0));
         }
         self.product_by_sums(right)
     }
@@ -124,7 +134,9 @@ impl Value {
         let right = right.reshaped(&with(&right_sizes[..before], &[1, inner, columns]));
         let of_row = stretched.iter().product::<usize>() * inner * columns;
         let at_once = (AT_ONCE / of_row.max(1)).max(1);
+        let stop = Stop::current();
         let strip = |start: usize| {
+            stop.check();
             let count = at_once.min(rows - start);
             let left = self.part(before, start, count).reshaped(&with(&left_sizes[..before], &[count, inner, 1]));
             (left * right.clone()).sum(before + 1).reshaped(&with(&stretched, &[count, columns]))
