@@ -211,12 +211,19 @@ fn assert_close(case: &Case, what: &str, found: &Tensor, expected: &Tensor, tole
         return Ok(());
     }
     for (k, (found, expected)) in found.read_float64()?.into_iter().zip(expected.read_float64()?).enumerate() {
-        assert!(
-            (found - expected).abs() <= tolerance * (1.0 + expected.abs()),
-            "{name}: {what}, element {k} is {found}, expected {expected}"
-        );
+        let near = (found - expected).abs() <= tolerance * (1.0 + expected.abs());
+        if !near {
+            return Err(format!("{name}: {what}, element {k} is {found}, expected {expected}").into());
+        }
     }
     Ok(())
+}
+
+/// Checks each case, and says of all that fail what is wrong first: a device that errs in one operation may err in others.
+fn check_each(cases: impl IntoIterator<Item = Case>, check: impl Fn(&Case) -> Fallible) -> Fallible {
+    let wrong: Vec<String> =
+        cases.into_iter().filter_map(|case| check(&case).err()).map(|error| error.to_string()).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(wrong.join("\n").into()) }
 }
 
 #[test]
@@ -243,11 +250,10 @@ const ROUNDING: f64 = 1e-12;
 #[test]
 fn values_equal_those_of_pytorch() -> Fallible {
     on_each_device(|| {
-        for case in cases()? {
-            let output = run(&case, &case.tensors("inputs")?)?;
-            assert_close(&case, "output", &output, &tensor(&case.0["output"])?, ROUNDING)?;
-        }
-        Ok(())
+        check_each(cases()?, |case| {
+            let output = run(case, &case.tensors("inputs")?)?;
+            assert_close(case, "output", &output, &tensor(&case.0["output"])?, ROUNDING)
+        })
     })
 }
 
@@ -257,21 +263,21 @@ fn single_precision_gives_the_same_within_its_digits() -> Fallible {
     on_each_device(|| {
         let single = |tensor: &Tensor| op::cast(tensor, DType::Float32);
         let singles = |tensors: Vec<Tensor>| tensors.iter().map(single).collect::<Result<Vec<_>, _>>();
-        for case in cases()?.into_iter().filter(|case| case.name() != "tensor.cast") {
+        check_each(cases()?.into_iter().filter(|case| case.name() != "tensor.cast"), |case| {
             let inputs = tracked(&singles(case.tensors("inputs")?)?)?;
-            let output = run(&case, &inputs)?;
+            let output = run(case, &inputs)?;
             let expected = tensor(&case.0["output"])?;
             if !case.is_differentiable() {
                 // The one case with a number that is finite in double precision only.
                 if case.name() != "elementwise.is-finite" {
-                    assert_close(&case, "output", &output, &expected, 0.0)?;
+                    assert_close(case, "output", &output, &expected, 0.0)?;
                 }
-                continue;
+                return Ok(());
             }
             assert_eq!(output.dtype(), DType::Float32, "{}", case.name());
             // Six digits, less one for sums and for the condition of the system of equations.
             let tolerance = 2e-5;
-            assert_close(&case, "output", &op::cast(&output, DType::Float64)?, &expected, tolerance)?;
+            assert_close(case, "output", &op::cast(&output, DType::Float64)?, &expected, tolerance)?;
             let cotangent = single(&tensor(&case.0["cotangent"])?)?;
             let by = inputs.iter().collect::<Vec<_>>();
             let found = autodiff::grad(&[&output], &by, &[&cotangent], true)?;
@@ -279,18 +285,18 @@ fn single_precision_gives_the_same_within_its_digits() -> Fallible {
             let weights = directions.iter().collect::<Vec<_>>();
             let second = autodiff::grad(&found.iter().collect::<Vec<_>>(), &by, &weights, true)?;
             let third = autodiff::grad(&second.iter().collect::<Vec<_>>(), &by, &weights, false)?;
-            let expected_third = third_gradients(&case, &tracked(&case.tensors("inputs")?)?)?;
+            let expected_third = third_gradients(case, &tracked(&case.tensors("inputs")?)?)?;
             for (what, found, expected, tolerance) in [
                 ("gradient", found, case.tensors("gradients")?, tolerance),
                 ("second derivative", second, case.tensors("second")?, 10.0 * tolerance),
                 ("third derivative", third, expected_third, 100.0 * tolerance),
             ] {
                 for (found, expected) in found.iter().zip(&expected) {
-                    assert_close(&case, what, &op::cast(found, DType::Float64)?, expected, tolerance)?;
+                    assert_close(case, what, &op::cast(found, DType::Float64)?, expected, tolerance)?;
                 }
             }
-        }
-        Ok(())
+            Ok(())
+        })
     })
 }
 
@@ -342,27 +348,27 @@ fn conversions_truncate_and_saturate() -> Fallible {
 #[test]
 fn first_derivatives_equal_those_of_pytorch() -> Fallible {
     on_each_device(|| {
-        for case in differentiable()? {
-            let found = gradients(&case, &tracked(&case.tensors("inputs")?)?, false)?;
+        check_each(differentiable()?, |case| {
+            let found = gradients(case, &tracked(&case.tensors("inputs")?)?, false)?;
             for (k, expected) in case.tensors("gradients")?.iter().enumerate() {
-                assert_close(&case, &format!("gradient by input {k}"), &found[k], expected, ROUNDING)?;
+                assert_close(case, &format!("gradient by input {k}"), &found[k], expected, ROUNDING)?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     })
 }
 
 #[test]
 fn second_derivatives_equal_those_of_pytorch() -> Fallible {
     on_each_device(|| {
-        for case in differentiable()? {
-            let found = second_gradients(&case, &tracked(&case.tensors("inputs")?)?)?;
+        check_each(differentiable()?, |case| {
+            let found = second_gradients(case, &tracked(&case.tensors("inputs")?)?)?;
             for (k, expected) in case.tensors("second")?.iter().enumerate() {
                 // A second derivative of a norm or of a solution is a difference of larger terms.
-                assert_close(&case, &format!("second derivative by input {k}"), &found[k], expected, 10.0 * ROUNDING)?;
+                assert_close(case, &format!("second derivative by input {k}"), &found[k], expected, 10.0 * ROUNDING)?;
             }
-        }
-        Ok(())
+            Ok(())
+        })
     })
 }
 
@@ -436,7 +442,11 @@ fn special_numbers_give_what_they_give_on_the_processor() -> Fallible {
         let result = (operation.1)(&column, &row)?;
         Ok(op::cast(&result, DType::Float64)?.read_float64()?)
     };
+    /// What Vulkan's specification says of divisors.
+    const LEAST_DIVISOR: f64 = 1.0 / LARGEST_DIVISOR;
+    const LARGEST_DIVISOR: f64 = (1_u128 << 126) as f64;
     on_each_device(|| {
+        let is_graphics = ["metal", "vulkan", "webgpu"].contains(&device().name());
         for operation in &operations {
             let (found, expected) = (results(&device(), operation)?, results(&Device::cpu(), operation)?);
             assert_eq!(found.len(), expected.len(), "{}", operation.0);
@@ -444,6 +454,12 @@ fn special_numbers_give_what_they_give_on_the_processor() -> Fallible {
                 // As above, and a rounding of 1: some functions are put together from terms of that size.
                 let near = (found - expected).abs() <= 2e-5 * expected.abs() + f64::from(f32::EPSILON);
                 let same = found == expected || found.is_nan() && expected.is_nan() || near && expected.is_finite();
+                // Graphics promise quotients for divisors of ordinary size alone: NVIDIA's driver gives 0 beyond 2^126.
+                let divisor = f64::from(SPECIAL[k % SPECIAL.len()]).abs();
+                let is_ordinary = divisor == 0.0 || (LEAST_DIVISOR..=LARGEST_DIVISOR).contains(&divisor);
+                if operation.0 == "divide" && is_graphics && divisor.is_finite() && !is_ordinary {
+                    continue;
+                }
                 assert!(same, "{}: element {k} is {found}, on the processor {expected}", operation.0);
             }
         }
@@ -483,11 +499,14 @@ fn assert_slope(
             let upper = function(&moved(&inputs, which, element, step)?)?;
             let lower = function(&moved(&inputs, which, element, -step)?)?;
             let expected = (upper - lower) / (2.0 * step);
-            assert!(
-                (found - expected).abs() <= tolerance * (1.0 + expected.abs()),
-                "{}: {what} by element {element} of input {which} is {found}, by finite differences {expected}",
-                case.name()
-            );
+            let near = (found - expected).abs() <= tolerance * (1.0 + expected.abs());
+            if !near {
+                let name = case.name();
+                return Err(format!(
+                    "{name}: {what} by element {element} of input {which} is {found}, by finite differences {expected}"
+                )
+                .into());
+            }
         }
     }
     Ok(())
@@ -496,25 +515,23 @@ fn assert_slope(
 #[test]
 fn first_derivatives_equal_finite_differences() -> Fallible {
     on_each_device(|| {
-        for case in differentiable()? {
-            let found = gradients(&case, &tracked(&case.tensors("inputs")?)?, false)?;
+        check_each(differentiable()?, |case| {
+            let found = gradients(case, &tracked(&case.tensors("inputs")?)?, false)?;
             let cotangent = [tensor(&case.0["cotangent"])?];
-            assert_slope(&case, "derivative", &|inputs| dot(&[run(&case, inputs)?], &cotangent), &found)?;
-        }
-        Ok(())
+            assert_slope(case, "derivative", &|inputs| dot(&[run(case, inputs)?], &cotangent), &found)
+        })
     })
 }
 
 #[test]
 fn second_derivatives_equal_finite_differences() -> Fallible {
     on_each_device(|| {
-        for case in differentiable()? {
-            let found = second_gradients(&case, &tracked(&case.tensors("inputs")?)?)?;
+        check_each(differentiable()?, |case| {
+            let found = second_gradients(case, &tracked(&case.tensors("inputs")?)?)?;
             let directions = case.tensors("directions")?;
-            let first = |inputs: &[Tensor]| dot(&gradients(&case, &tracked(inputs)?, false)?, &directions);
-            assert_slope(&case, "second derivative", &first, &found)?;
-        }
-        Ok(())
+            let first = |inputs: &[Tensor]| dot(&gradients(case, &tracked(inputs)?, false)?, &directions);
+            assert_slope(case, "second derivative", &first, &found)
+        })
     })
 }
 
@@ -532,13 +549,12 @@ fn third_gradients(case: &Case, inputs: &[Tensor]) -> Fallible<Vec<Tensor>> {
 #[test]
 fn third_derivatives_equal_finite_differences() -> Fallible {
     on_each_device(|| {
-        for case in differentiable()? {
-            let found = third_gradients(&case, &tracked(&case.tensors("inputs")?)?)?;
+        check_each(differentiable()?, |case| {
+            let found = third_gradients(case, &tracked(&case.tensors("inputs")?)?)?;
             let directions = case.tensors("directions")?;
-            let second = |inputs: &[Tensor]| dot(&second_gradients(&case, &tracked(inputs)?)?, &directions);
-            assert_slope(&case, "third derivative", &second, &found)?;
-        }
-        Ok(())
+            let second = |inputs: &[Tensor]| dot(&second_gradients(case, &tracked(inputs)?)?, &directions);
+            assert_slope(case, "third derivative", &second, &found)
+        })
     })
 }
 
