@@ -30,6 +30,17 @@ pub(crate) struct Instance<Exports> {
 struct Live<Exports> {
     store: Store<State>,
     exports: Exports,
+    /// After the store, which has the tensors.
+    _memory: Memory,
+}
+
+/// A device's memory, which is given back when an instance ends: what others need there is not for a pool to keep.
+struct Memory(Device);
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        self.0.release_unused();
+    }
 }
 
 impl<Exports> Instance<Exports> {
@@ -47,6 +58,7 @@ impl<Exports> Instance<Exports> {
         let tensor_bytes = limits.tensor_bytes.min(most_on(&device));
         let context = TensorContext::new(usize::try_from(tensor_bytes).unwrap_or(usize::MAX), limits.operation_cost);
         let reporter = Reporter::new(observer, &limits);
+        let memory = Memory(device.clone());
         let mut store = Store::new(engine, State::new(device, seed, reporter, limits.clone()));
         store.limiter(|state| state);
         // Beside those that are handed out, the guest has handles of its own and lends each while it calls.
@@ -57,7 +69,7 @@ impl<Exports> Instance<Exports> {
         let mut instance = Self { live: None, limits, context, deadline, started: Instant::now() };
         let allowance = instance.allowance(instance.limits.seconds_per_call);
         let exports = instance.run(allowance, &mut store, instantiate)?;
-        instance.live = Some(Live { store, exports });
+        instance.live = Some(Live { store, exports, _memory: memory });
         Ok(instance)
     }
 
