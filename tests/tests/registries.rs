@@ -3,7 +3,8 @@
 use std::error::Error;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -48,37 +49,55 @@ fn train_from(place: &Elsewhere, name: &str) -> Fallible {
 /// Debian's registry on a port of this machine, as long as it is needed.
 struct RealRegistry {
     process: Child,
-    port: u16,
+    address: SocketAddr,
     _folder: tempfile::TempDir,
+}
+
+/// How a registry is reached, and whom it lets in.
+struct Access {
+    address: IpAddr,
+    /// The files with its certificate and with the key.
+    tls: Option<[PathBuf; 2]>,
+    authorization: Value,
+}
+
+impl Default for Access {
+    fn default() -> Self {
+        Self { address: Ipv4Addr::LOCALHOST.into(), tls: None, authorization: json!({}) }
+    }
 }
 
 impl RealRegistry {
     /// Starts one; with a password, if one is wanted. None where the program is not present.
     fn start(with_password: bool) -> Fallible<Option<Self>> {
         let folder = tempfile::tempdir()?;
-        let mut more = json!({});
+        let mut access = Access::default();
         if with_password {
             // `kiln` and `open sesame`, by bcrypt with few rounds.
             fs::write(
                 folder.path().join("htpasswd"),
                 "kiln:$2b$04$OFY7YoeKUYZXHbQbwtD12eP2aoeOtEwiWuk.U/JRCiY33M6jsUE2u\n",
             )?;
-            more = json!({"htpasswd": {"realm": "a kiln", "path": folder.path().join("htpasswd")}});
+            access.authorization = json!({"htpasswd": {"realm": "a kiln", "path": folder.path().join("htpasswd")}});
         }
-        Self::start_with(folder, more)
+        Self::start_with(folder, access)
     }
 
-    /// Starts one that asks for this authorization.
-    fn start_with(folder: tempfile::TempDir, authorization: Value) -> Fallible<Option<Self>> {
+    /// Starts one with this access.
+    fn start_with(folder: tempfile::TempDir, access: Access) -> Fallible<Option<Self>> {
         let Some(program) = peer("docker-registry") else { return Ok(None) };
         // Somebody else may take the port meanwhile; then the registry says so and ends.
-        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let address = TcpListener::bind((access.address, 0))?.local_addr()?;
+        let mut http = json!({"addr": address.to_string()});
+        if let Some([certificate, key]) = access.tls {
+            http["tls"] = json!({"certificate": certificate, "key": key});
+        }
         let configuration = json!({
             "version": "0.1",
             "log": {"level": "error"},
             "storage": {"filesystem": {"rootdirectory": folder.path().join("data")}, "delete": {"enabled": true}},
-            "http": {"addr": format!("127.0.0.1:{port}")},
-            "auth": authorization,
+            "http": http,
+            "auth": access.authorization,
         });
         // JSON is YAML.
         fs::write(folder.path().join("config.yml"), configuration.to_string())?;
@@ -88,9 +107,9 @@ impl RealRegistry {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let registry = Self { process, port, _folder: folder };
+        let registry = Self { process, address, _folder: folder };
         let give_up = Instant::now() + Duration::from_secs(30);
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+        while TcpStream::connect(address).is_err() {
             if Instant::now() > give_up {
                 return Err("the registry does not start".into());
             }
@@ -100,7 +119,7 @@ impl RealRegistry {
     }
 
     fn reference(&self, rest: &str) -> String {
-        format!("oci://127.0.0.1:{}/{rest}", self.port)
+        format!("oci://{}/{rest}", self.address)
     }
 }
 
@@ -216,7 +235,7 @@ fn credentials_are_those_of_docker() -> Fallible {
     let name = registry.reference("lab/net:1.0");
     let told = place.fails(&["push", "net.wasm", &name], "does not allow that");
     assert!(told.contains("docker login"), "{told}");
-    let host = format!("127.0.0.1:{}", registry.port);
+    let host = registry.address.to_string();
     // `kiln:wrong` and `kiln:open sesame`.
     for (auth, is_right) in [("a2lsbjp3cm9uZw==", false), ("a2lsbjpvcGVuIHNlc2FtZQ==", true)] {
         place.write("docker/config.json", json!({"auths": {&host: {"auth": auth}}}).to_string())?;
@@ -249,7 +268,8 @@ fn a_token_is_fetched_with_the_password_of_a_helper() -> Fallible {
     let realm = format!("http://127.0.0.1:{}/token", tokens.port);
     let authorization =
         json!({"token": {"realm": realm, "service": "registry", "issuer": "a kiln", "rootcertbundle": certificate}});
-    let Some(registry) = RealRegistry::start_with(folder, authorization)? else { return Ok(()) };
+    let access = Access { authorization, ..Access::default() };
+    let Some(registry) = RealRegistry::start_with(folder, access)? else { return Ok(()) };
     let place = with_bundle()?;
     let name = registry.reference("lab/net:1.0");
     place.fails(&["push", "net.wasm", &name], "does not allow that");
@@ -258,7 +278,7 @@ fn a_token_is_fetched_with_the_password_of_a_helper() -> Fallible {
     let answer = r#"{"ServerURL":"","Username":"kiln","Secret":"open sesame"}"#;
     place.write("bin/docker-credential-kiln", format!("#!/bin/sh\ncat > /dev/null\necho '{answer}'\n"))?;
     fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
-    let host = format!("127.0.0.1:{}", registry.port);
+    let host = registry.address.to_string();
     place.write("docker/config.json", json!({"credHelpers": {host: "kiln"}}).to_string())?;
     let path = format!("{}:{}", place.path("bin").display(), std::env::var("PATH")?);
     let with_helper = |arguments: &[&str]| place.command(arguments).env("PATH", &path).output();
@@ -273,6 +293,64 @@ fn a_token_is_fetched_with_the_password_of_a_helper() -> Fallible {
     assert!(String::from_utf8_lossy(&other.stderr).contains("does not allow that"), "{other:?}");
     let asked = tokens.asked();
     assert!(asked.iter().any(|request| request.contains("scope=repository%3Alab%2Fnet%3Apull%2Cpush")), "{asked:?}");
+    Ok(())
+}
+
+/// The address by which other machines reach this one; none where it is on no network.
+fn own_address() -> Option<IpAddr> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: this asks only from where it would be. The address is one for documentation.
+    socket.connect("198.51.100.1:9").ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|address| !address.is_loopback())
+}
+
+/// To every other address than loopback TLS is spoken, with the authorities that the system knows.
+#[test]
+fn a_registry_beyond_loopback_has_a_certificate_that_is_checked() -> Fallible {
+    let Some(address) = own_address() else {
+        eprintln!("this machine is on no network: TLS was not tried");
+        return Ok(());
+    };
+    let folder = tempfile::tempdir()?;
+    let file = |name: &str, text: String| -> Fallible<PathBuf> {
+        let path = folder.path().join(name);
+        fs::write(&path, text)?;
+        Ok(path)
+    };
+    let mut authority = rcgen::CertificateParams::new([])?;
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let issuer = rcgen::CertifiedIssuer::self_signed(authority, rcgen::KeyPair::generate()?)?;
+    let authorities = file("authorities.pem", issuer.pem())?;
+    let signed = |name: &str| -> Fallible<[PathBuf; 2]> {
+        let key = rcgen::KeyPair::generate()?;
+        let certificate = rcgen::CertificateParams::new([name.to_owned()])?.signed_by(&key, &issuer)?;
+        Ok([file(&format!("{name}.pem"), certificate.pem())?, file(&format!("{name}.key"), key.serialize_pem())?])
+    };
+    let (own, of_another) = (signed(&address.to_string())?, signed("another.example")?);
+    let place = with_bundle()?;
+    let with_authorities = |arguments: &[&str]| -> Fallible<(bool, String)> {
+        let output = place.command(arguments).env("SSL_CERT_FILE", &authorities).output()?;
+        Ok((output.status.success(), String::from_utf8(output.stderr)?))
+    };
+
+    let access = Access { address, tls: Some(own), ..Access::default() };
+    let Some(registry) = RealRegistry::start_with(tempfile::tempdir()?, access)? else { return Ok(()) };
+    let name = registry.reference("lab/net:1.0");
+    for arguments in [&["push", "net.wasm", &name][..], &["pull", &name, "-o", "pulled.wasm"]] {
+        let (succeeded, said) = with_authorities(arguments)?;
+        assert!(succeeded, "{said}");
+    }
+    assert!(place.read("pulled.wasm")? == place.read("net.wasm")?);
+    // Nobody whom this system trusts has signed it.
+    let told = place.fails(&["pull", &name, "-o", "other.wasm"], "cannot be reached");
+    assert!(told.contains("certificate"), "{told}");
+    // Nor is it a registry without TLS.
+    place.fails(&["pull", &name, "-o", "other.wasm", "--plain-http"], "answers wrongly");
+
+    let access = Access { address, tls: Some(of_another), ..Access::default() };
+    let Some(registry) = RealRegistry::start_with(tempfile::tempdir()?, access)? else { return Ok(()) };
+    let (succeeded, said) = with_authorities(&["pull", &registry.reference("lab/net:1.0"), "-o", "other.wasm"])?;
+    assert!(!succeeded && said.contains("certificate"), "{said}");
     Ok(())
 }
 
@@ -295,7 +373,7 @@ fn skopeo_reads_what_was_pushed_and_pushes_what_we_read() -> Fallible {
         }
         Ok(String::from_utf8(output.stdout)?)
     };
-    let there = |rest: &str| format!("docker://127.0.0.1:{}/{rest}", registry.port);
+    let there = |rest: &str| format!("docker://{}/{rest}", registry.address);
 
     let manifest: Value =
         serde_json::from_str(&skopeo(&["inspect", "--tls-verify=false", "--raw", &there("lab/net:1.0")])?)?;
