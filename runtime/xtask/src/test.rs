@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::{build_kilnbox, command, debian, guests, swiftshader};
 
 /// The tests that ask which device to run on.
-const ON_A_DEVICE: [&str; 6] = ["oracle", "misuse", "determinism", "stopping", "exhaustion", "devices"];
+const ON_A_DEVICE: [&str; 7] = ["oracle", "misuse", "determinism", "stopping", "exhaustion", "attacks", "devices"];
 
 /// Runs all checks and tests, or the tests whose names contain the one argument; after `--device`, those of a device.
 pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
@@ -64,7 +64,7 @@ pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     Err(format!("failed: {}", failures.join(", ")))
 }
 
-/// Runs the tests of the engine, and those of whole trainings, on one device.
+/// Runs the tests of the engine, those of the sandbox, and those of whole trainings, on one device.
 fn on_device(root: &Path, name: &str) -> Result<ExitCode, String> {
     let device = match name {
         "swiftshader" => "vulkan",
