@@ -231,9 +231,14 @@ impl Evaluation {
         if !numbers.is_empty() {
             lines.push(numbers.join(" | "));
         }
-        let count = self.milliseconds_per_atom.len().max(1) as f64;
-        let mean = self.milliseconds_per_atom.iter().sum::<f64>() / count;
-        let variance = self.milliseconds_per_atom.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / count;
+        let times = match self.milliseconds_per_atom.as_slice() {
+            // The first batch warms up: a device compiles its kernels then.
+            [_, times @ ..] if !times.is_empty() => times,
+            times => times,
+        };
+        let count = times.len().max(1) as f64;
+        let mean = times.iter().sum::<f64>() / count;
+        let variance = times.iter().map(|time| (time - mean).powi(2)).sum::<f64>() / count;
         let (seconds, deviation) = (self.seconds, variance.sqrt());
         lines.push(format!("evaluation time: {seconds:.2} s [{mean:.4} ± {deviation:.4} ms per atom]"));
         lines
