@@ -2,10 +2,12 @@
 
     cargo xtask bench vs-metatrain [--architecture soap-bpnn pet] [--data ethanol carbon] [--repeats 3] [--epochs 20] [--options FILE.yaml] [--python PYTHON]
     cargo xtask bench vs-metatrain --device cuda   # both on an accelerator: cuda, metal or vulkan
+    cargo xtask bench vs-metatrain --device cuda --architecture pet --structures 1400 --batch-size 256 [--evaluation]
     cargo xtask bench vs-metatrain --accuracy      # all epochs of the options with three seeds: errors on the test set
     cargo xtask bench vs-metatrain --evaluation    # trained models on structures, one by one and in batches of 64
     cargo xtask bench start                        # only the time from the program's start to its first training step
 
+With --structures, those of the data are repeated until there are so many, and a tenth is held out; with --batch-size, that is the size of batches.
 Without --architecture, all are compared that both programs have; without --data, ethanol. Carbon, crystals of four atoms, is part of the reference data alone. metatrain
 runs with PYTHON; without one, a virtual environment is made for it in `target/metatrain`. Every figure is a median over the repeats, every ratio Kilnbox over metatrain.
 
@@ -70,13 +72,30 @@ BATCHES = [1, 64]
 DEVICES_OF_METATRAIN = {"metal": "mps", "vulkan": "cuda", "webgpu": "cuda"}
 
 
-def laid_out(folder, options):
+def laid_out(folder, options, structures=None):
     """Puts a file of options into `folder`, and links all that it may name: paths in options are relative to the folder that one works in, which is the repository for
-    ours, the folder of the data for those of carbon, and their own folder for others."""
+    ours, the folder of the data for those of carbon, and their own folder for others. With a number of structures, there are so many."""
     root = REFERENCE if options == CARBON else REPOSITORY if options.is_relative_to(REPOSITORY) else options.parent
     for entry in [root / "fixtures"] if root == REPOSITORY else root.iterdir():
         (folder / entry.name).symlink_to(entry.resolve())
-    shutil.copy(options, folder / "benchmark.yaml")
+    text = options.read_text()
+    if structures:
+        data = re.search(r"read_from: *(\S+)", text).group(1)
+        repeat(folder / data, folder / "structures.xyz", structures)
+        # The training set's section without the choice of some, and parts of it for the others.
+        text = text[: text.index("validation_set:")] + "validation_set: 0.05\ntest_set: 0.05\n"
+        text = re.sub(r"^  indices:.*\n", "", text.replace(f"read_from: {data}", "read_from: structures.xyz"), flags=re.MULTILINE)
+    (folder / "benchmark.yaml").write_text(text)
+
+
+def repeat(source, target, count):
+    """Writes `count` structures, those of a file of extended XYZ again and again."""
+    lines, frames = source.read_text().splitlines(keepends=True), []
+    while lines:
+        size = int(lines[0]) + 2
+        frames.append("".join(lines[:size]))
+        lines = lines[size:]
+    target.write_text("".join(frames[k % len(frames)] for k in range(count)))
 
 
 class Run:
@@ -170,7 +189,7 @@ class Comparison:
     def train(self, program, cache, seed, epochs):
         with tempfile.TemporaryDirectory() as folder:
             folder = pathlib.Path(folder)
-            laid_out(folder, self.options)
+            laid_out(folder, self.options, self.arguments.structures)
             return self.train_in(folder, program, cache, seed, epochs)
 
     def train_in(self, folder, program, cache, seed, epochs):
@@ -181,6 +200,8 @@ class Comparison:
             "architecture.training.log_interval": 1,
             "seed": seed,
         }
+        if size := self.arguments.batch_size:
+            overrides["architecture.training.batch_size"] = size
         if device := self.arguments.device:
             overrides["device"] = DEVICES_OF_METATRAIN.get(device, device) if program == "metatrain" else device
         environment = {"KILNBOX_TIMING": "1", "XDG_CACHE_HOME": cache} if program == "kilnbox" else {}
@@ -189,25 +210,27 @@ class Comparison:
 
     def run_evaluation(self):
         """Trains a model with each program, and evaluates each on all structures, in turn."""
-        text = self.options.read_text()
-        # What is read and what the energies and forces are called, as the training set has it.
-        section = re.search(r"^training_set:\n((?: +.*\n)+)", text, re.MULTILINE).group(1)
-        section = re.sub(r"^  indices:.*\n", "", section, flags=re.MULTILINE)
         with tempfile.TemporaryDirectory() as folder:
             folders = {program: pathlib.Path(folder) / program for program in self.programs}
             for program, place in folders.items():
                 place.mkdir()
-                laid_out(place, self.options)
+                laid_out(place, self.options, self.arguments.structures)
                 self.train_in(place, program, folder, 0, self.epochs)
+                # What is read and what the energies and forces are called, as the training set has it.
+                section = re.search(r"^training_set:\n((?: +.*\n)+)", (place / "benchmark.yaml").read_text(), re.MULTILINE).group(1)
+                section = re.sub(r"^  indices:.*\n", "", section, flags=re.MULTILINE)
                 (place / "evaluation.yaml").write_text(re.sub(r"^  ", "", section, flags=re.MULTILINE))
             models = {"kilnbox": "model.kiln", "metatrain": "model.pt"}
-            for batch in BATCHES:
+            device = self.arguments.device
+            on_device = ["--device", device] if device else []
+            for batch in [self.arguments.batch_size] if self.arguments.batch_size else BATCHES:
                 runs = {program: [] for program in self.programs}
                 for _ in range(self.repeats):
                     for program in ["metatrain", "kilnbox"]:
                         command = [*self.programs[program], "eval", models[program], "evaluation.yaml", "-b", str(batch), "-o", "predicted.xyz"]
                         # What its models need beside the file lies in a folder beside it.
-                        command += ["-e", "extensions"] if program == "metatrain" else []
+                        # Metatrain takes a card where there is one.
+                        command += ["-e", "extensions"] if program == "metatrain" else on_device
                         environment = {"XDG_CACHE_HOME": folder} if program == "kilnbox" else {}
                         runs[program].append(Run(folders[program], command, environment))
                 ours, theirs = ([run.per_atom for run in runs[program]] for program in ["kilnbox", "metatrain"])
@@ -255,6 +278,8 @@ def main():
     parser.add_argument("--options", type=pathlib.Path, help="other options than those of the table")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--epochs", type=int, help="20 by default, and those of the options with --accuracy")
+    parser.add_argument("--structures", type=int, help="how many; those of the data by default")
+    parser.add_argument("--batch-size", type=int, help="of training and evaluation; by default that of the options, and 1 and 64")
     parser.add_argument("--device", help="what both train on; by default what each takes without being told")
     parser.add_argument("--start-only", action="store_true")
     parser.add_argument("--accuracy", action="store_true")
