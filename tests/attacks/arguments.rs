@@ -3,7 +3,7 @@
 use kilnbox_host::Limits;
 use kilnbox_tensor::memory::BOOKKEEPING;
 
-use crate::guest::{attempt, describe, describing, seconds, small};
+use crate::guest::{attempt, describe, describing, seconds, slowness, small};
 use crate::script::{BOOLEAN, FLOAT32, FLOAT64, INT32, INT64, RESULT, Script, endings, float, int};
 use crate::table::Outcome::{ArchitectureError, Harmless, Limit, Trapped};
 use crate::table::{Ending, Fallible};
@@ -213,7 +213,8 @@ attacks! {
 
     "17b" a_long_history_does_not_overflow_the_stack:
     "gradients through 100,000 operations in a row" => Harmless, says [], {
-        describe(&history(100_000, true)?, Limits { tensor_bytes: 512 << 20, seconds_per_call: 60.0, ..small() })?
+        let limits = Limits { tensor_bytes: 512 << 20, seconds_per_call: seconds(60.0), ..small() };
+        describe(&history(100_000 / slowness() as usize, true)?, limits)?
     }
 
     "18" indices_out_of_range_are_found:
@@ -656,13 +657,16 @@ attacks! {
 
     "70" tables_kept_for_gradients_are_counted:
     "a history whose tensors are small and whose tables of segments, or lists of operands, are large" => Limit("tensor_bytes"), says [], {
-        // Each keeps sixteen megabytes, or eight, forty times.
-        let limits = Limits { tensor_bytes: 256 << 20, guest_memory_bytes: 64 << 20, handles: 2_000_000, ..small() };
-        let segments = repeated(
+        // Each keeps sixteen megabytes, or eight, forty times: so many bytes for each of a million places. Where each takes a launch there are fewer.
+        let count = 1_000_000 / slowness();
+        let bytes = (256 << 20) / u64::from(slowness());
+        let limits = Limits { tensor_bytes: bytes, guest_memory_bytes: 64 << 20, handles: 2_000_000, ..small() };
+        let segments = repeated(&format!(
             "(call $neural.attention (local.get $a) (local.get $a) (local.get $a) (local.get $bias) (local.get $places)
-                (i32.const 1000000) (i32.const 1) (f64.const 1))",
-        )?;
-        let operands = repeated("(call $shape.concatenate (i32.const 0x100000) (i32.const 1000000) (i32.const 0))")?;
+                (i32.const {count}) (i32.const 1) (f64.const 1))"
+        ))?;
+        let operands =
+            repeated(&format!("(call $shape.concatenate (i32.const 0x100000) (i32.const {count}) (i32.const 0))"))?;
         vec![
             describe(&segments, limits.clone())?.saying(&["neural.attention"])?,
             describe(&operands, limits)?.saying(&["shape.concatenate"])?,

@@ -4,6 +4,7 @@ use burn_backend::Slice;
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
+use crate::context::Stop;
 use crate::tensor::device_shape;
 use crate::{DType, Tensor};
 
@@ -24,11 +25,26 @@ pub(crate) fn broadcast(a: &Tensor, shape: &[usize]) -> DispatchTensor {
     }
 }
 
+/// How many tensors are put together at once: a launch for each of a million of them could not be stopped.
+const AT_ONCE: usize = 1000;
+
 /// The tensors one after another. Those without elements are not on the device.
 pub(crate) fn concatenate(tensors: &[&Tensor], axis: usize, _shape: &[usize]) -> DispatchTensor {
     let mut values: Vec<DispatchTensor> =
         tensors.iter().filter(|tensor| tensor.is_on_device()).map(|tensor| tensor.value()).collect();
-    match (values.len(), tensors[0].dtype()) {
+    let stop = Stop::current();
+    while values.len() > AT_ONCE {
+        let parts = values.chunks(AT_ONCE).map(|part| {
+            stop.check();
+            joined(part.to_vec(), axis, tensors[0].dtype())
+        });
+        values = parts.collect();
+    }
+    joined(values, axis, tensors[0].dtype())
+}
+
+fn joined(mut values: Vec<DispatchTensor>, axis: usize, dtype: DType) -> DispatchTensor {
+    match (values.len(), dtype) {
         (1, _) => values.remove(0),
         (_, DType::Boolean) => Dispatch::bool_cat(values, axis),
         _ => Dispatch::float_cat(values, axis),

@@ -3,7 +3,7 @@
 use std::ops::{Add, Div, Mul, Sub};
 
 use burn_backend::ops::{FloatTensorOps, IntTensorOps};
-use burn_backend::{IntDType, Scalar, Slice, TensorMetadata};
+use burn_backend::{Backend, IntDType, Scalar, Slice, TensorMetadata};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
 use crate::context::Stop;
@@ -135,7 +135,12 @@ impl Value {
         let of_row = stretched.iter().product::<usize>() * inner * columns;
         let at_once = (AT_ONCE / of_row.max(1)).max(1);
         let stop = Stop::current();
+        let device = self.0.device();
         let strip = |start: usize| {
+            // What has been launched is not stopped, so no more is launched than a fraction of a second's work.
+            if start > 0 {
+                let _ = Dispatch::sync(&device);
+            }
             stop.check();
             let count = at_once.min(rows - start);
             let left = self.part(before, start, count).reshaped(&with(&left_sizes[..before], &[count, inner, 1]));
