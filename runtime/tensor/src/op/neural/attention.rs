@@ -20,7 +20,7 @@ const NAME: &str = "neural.attention";
 /// Which rows attend to one another, as the kernels of the processor or of other devices have it.
 enum Pairs {
     Processor(Neighbourhoods),
-    Device(Classes),
+    Device(Box<Classes>),
 }
 
 /// Calls the kernel of this name for where the rows are.
@@ -40,7 +40,9 @@ impl Pairs {
         let tables = memory::reserve(NAME, checked_bytes(NAME, &shape, DType::Int64)?)?;
         let found = match rows.is_on_device() {
             false => Neighbourhoods::new(segments, count, heads, tables).map(Self::Processor),
-            true => Classes::new(NAME, segments, count, heads, rows, tables)?.map(Self::Device),
+            true => {
+                Classes::new(NAME, segments, count, heads, rows, tables)?.map(|classes| Self::Device(Box::new(classes)))
+            }
         };
         found.ok_or_else(|| Misuse::new(NAME, "the segments have more pairs of rows than can be counted"))
     }

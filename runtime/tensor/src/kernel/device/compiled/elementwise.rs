@@ -14,6 +14,7 @@ use crate::kernel::real::{ERF_SERIES, ERF64, ERFC64};
 const FACTOR: f64 = std::f64::consts::FRAC_2_SQRT_PI;
 
 /// Horner's scheme, the highest power first.
+#[allow(clippy::needless_range_loop, reason = "kernels have no iterators over buffers")]
 #[cube]
 fn polynomial<F: Float>(x: F, coefficients: &[F], #[comptime] count: usize) -> F {
     let mut sum = F::new(0.0);
