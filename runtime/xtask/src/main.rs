@@ -18,7 +18,7 @@ cargo xtask <task>
 
   test [NAME]     builds the guests and runs every test, or those whose name contains NAME
   test --device NAME
-                  runs the tests of the engine, and a training, on a device: cuda, metal, vulkan, webgpu, or swiftshader,
+                  runs the tests of the engine, the attacks and trainings on a device: cuda, metal, vulkan, webgpu, or swiftshader,
                   a Vulkan device in software
   guests [--verify]
                   builds the architectures in `guests/` into `target/guests/`; twice, in two folders, to see whether the bytes are the same
