@@ -31,10 +31,7 @@ fn sigmoid_derivative(order: usize, (s, t): &(Value, Value)) -> Value {
 
 /// The derivative of this order of the function at each element, times `factor` where there is one.
 pub(crate) fn derivative(function: Activation, a: &Tensor, factor: Option<&Tensor>, order: usize) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::activation::derivative(function, a, factor, order) {
-        return value;
-    }
+    own_kernel!(compiled::activation::derivative(function, a, factor, order));
     let a = Value::of(a);
     let pair = sigmoid_pair(&a);
     let own = sigmoid_derivative(order, &pair);
@@ -63,20 +60,14 @@ fn joined(values: Value, gates: Value, a: &Tensor) -> DispatchTensor {
 
 /// `values * sigmoid(gates)`.
 pub(crate) fn gated(a: &Tensor, _shape: &[usize]) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::activation::gated(Gated::Value, a, a, a) {
-        return value;
-    }
+    own_kernel!(compiled::activation::gated(Gated::Value, a, a, a));
     let (values, gates) = halves(a);
     (values * sigmoid_pair(&gates).0).0
 }
 
 /// The transposed Jacobian of [`gated`] times `c`: `[c s, c v s']`.
 pub(crate) fn gated_gradient(a: &Tensor, c: &Tensor) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::activation::gated(Gated::Gradient, a, c, a) {
-        return value;
-    }
+    own_kernel!(compiled::activation::gated(Gated::Gradient, a, c, a));
     let (values, gates) = halves(a);
     let (s, t) = sigmoid_pair(&gates);
     let through = Value::of(c) * s;
@@ -85,10 +76,7 @@ pub(crate) fn gated_gradient(a: &Tensor, c: &Tensor) -> DispatchTensor {
 
 /// The Jacobian of [`gated`] times `u`: `u_v s + u_g v s'`.
 pub(crate) fn gated_tangent(a: &Tensor, u: &Tensor, _shape: &[usize]) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::activation::gated(Gated::Tangent, a, a, u) {
-        return value;
-    }
+    own_kernel!(compiled::activation::gated(Gated::Tangent, a, a, u));
     let ((values, gates), (by_values, by_gates)) = (halves(a), halves(u));
     let (s, t) = sigmoid_pair(&gates);
     (s * (by_values + by_gates * values * t)).0
@@ -96,10 +84,7 @@ pub(crate) fn gated_tangent(a: &Tensor, u: &Tensor, _shape: &[usize]) -> Dispatc
 
 /// The gradient by `a` of `c . J(a) u`: `[c u_g s', c (u_v s' + u_g v s'')]`.
 pub(crate) fn gated_curvature(a: &Tensor, c: &Tensor, u: &Tensor) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::activation::gated(Gated::Curvature, a, c, u) {
-        return value;
-    }
+    own_kernel!(compiled::activation::gated(Gated::Curvature, a, c, u));
     let ((values, gates), (u_values, u_gates)) = (halves(a), halves(u));
     let (s, t) = sigmoid_pair(&gates);
     let slope = Value::of(c) * s.clone() * t.clone();

@@ -194,10 +194,7 @@ impl Class {
 
 /// `out[h, i, j] = sum over d of left[i, h, d] * right[j, h, d]` for rows `i` and `j` of each segment.
 pub(crate) fn scores(left: &Tensor, right: &Tensor, classes: &Classes) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::scores(left, right, classes) {
-        return value;
-    }
+    own_kernel!(compiled::scores(left, right, classes));
     let (heads, width) = (classes.heads, left.shape()[1] / classes.heads);
     classes.weights(|class| {
         let right = class.of_rows(right, heads, width).transposed();
@@ -207,10 +204,7 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, classes: &Classes) -> Dispat
 
 /// `out[i, h, d] = sum over j of weights[h, i, j] * rows[j, h, d]`, or with `transposed` the sum over `i` of `weights[h, i, j] * rows[i, h, d]`.
 pub(crate) fn mix(weights: &Tensor, rows: &Tensor, classes: &Classes, transposed: bool) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::mix(weights, rows, classes, transposed) {
-        return value;
-    }
+    own_kernel!(compiled::mix(weights, rows, classes, transposed));
     let (heads, features) = (classes.heads, rows.shape()[1]);
     let mixed = classes.rows(features, |class| {
         let weights = class.of_weights(weights, heads);
@@ -222,10 +216,7 @@ pub(crate) fn mix(weights: &Tensor, rows: &Tensor, classes: &Classes, transposed
 
 /// `out[h, i, j] = values[j]`.
 pub(crate) fn columns(values: &Tensor, classes: &Classes) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::columns(values, classes) {
-        return value;
-    }
+    own_kernel!(compiled::columns(values, classes));
     classes.weights(|class| {
         let row = class.of_rows(values, 1, 1).reshaped(&[class.segments, 1, 1, class.size]);
         let whole = Shape::from(vec![class.segments, classes.heads, class.size, class.size]);
@@ -235,10 +226,7 @@ pub(crate) fn columns(values: &Tensor, classes: &Classes) -> DispatchTensor {
 
 /// The transpose of [`columns`]: `out[j]` is the sum over `h` and `i` of `weights[h, i, j]`.
 pub(crate) fn column_sums(weights: &Tensor, classes: &Classes) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::column_sums(weights, classes) {
-        return value;
-    }
+    own_kernel!(compiled::column_sums(weights, classes));
     let sums = classes.rows(1, |class| {
         let rows = class.of_weights(weights, classes.heads).reshaped(&[
             class.segments,
@@ -253,10 +241,7 @@ pub(crate) fn column_sums(weights: &Tensor, classes: &Classes) -> DispatchTensor
 
 /// Softmax of every row.
 pub(crate) fn softmax(scores: &Tensor, classes: &Classes) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::of_rows(OfRows::Softmax, [scores; 3], classes) {
-        return value;
-    }
+    own_kernel!(compiled::of_rows(OfRows::Softmax, [scores; 3], classes));
     classes.weights(|class| {
         let scores = class.filled(class.of_weights(scores, classes.heads), LOWEST);
         let largest = scores.largest(3);
@@ -268,10 +253,7 @@ pub(crate) fn softmax(scores: &Tensor, classes: &Classes) -> DispatchTensor {
 
 /// `y (g - <y, g>)` for every row.
 pub(crate) fn softmax_product(y: &Tensor, g: &Tensor, classes: &Classes) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::of_rows(OfRows::Product, [y, g, g], classes) {
-        return value;
-    }
+    own_kernel!(compiled::of_rows(OfRows::Product, [y, g, g], classes));
     classes.weights(|class| {
         let [y, g] = [y, g].map(|weights| class.of_weights(weights, classes.heads));
         let overlap = (y.clone() * g.clone()).sum(3);
@@ -281,10 +263,7 @@ pub(crate) fn softmax_product(y: &Tensor, g: &Tensor, classes: &Classes) -> Disp
 
 /// `u g - u <y, g> - g <y, u>` for every row.
 pub(crate) fn softmax_curvature(three: [&Tensor; 3], classes: &Classes) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::of_rows(OfRows::Curvature, three, classes) {
-        return value;
-    }
+    own_kernel!(compiled::of_rows(OfRows::Curvature, three, classes));
     classes.weights(|class| {
         let [y, g, u] = three.map(|weights| class.of_weights(weights, classes.heads));
         let (with_g, with_u) = ((y.clone() * g.clone()).sum(3), (y * u.clone()).sum(3));
@@ -294,10 +273,7 @@ pub(crate) fn softmax_curvature(three: [&Tensor; 3], classes: &Classes) -> Dispa
 
 /// Every entry becomes the sum of its row.
 pub(crate) fn row_sums(weights: &Tensor, classes: &Classes) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = compiled::of_rows(OfRows::Sum, [weights; 3], classes) {
-        return value;
-    }
+    own_kernel!(compiled::of_rows(OfRows::Sum, [weights; 3], classes));
     classes.weights(|class| {
         let sums = class.of_weights(weights, classes.heads).sum(3);
         let whole = Shape::from(vec![class.segments, classes.heads, class.size, class.size]);

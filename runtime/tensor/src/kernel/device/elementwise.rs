@@ -61,10 +61,7 @@ fn saturated(a: &Tensor, function: fn(DispatchTensor) -> DispatchTensor) -> Disp
 
 /// The error function of every element. Burn's for devices has seven digits in double precision, too.
 fn error_function(a: &Tensor) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(values) = super::compiled::elementwise::erf(a) {
-        return values;
-    }
+    own_kernel!(super::compiled::elementwise::erf(a));
     saturated(a, Dispatch::float_erf)
 }
 

@@ -6,6 +6,16 @@
 //! Arguments have been checked, and no operand is empty. A scalar has the shape `[1]`. Sums have a fixed order here, too: rows of one segment are brought
 //! together by copying them, not by atomic additions.
 
+/// Returns what a kernel of ours gives, in builds that have them: every function asks for its kernel before it puts its operation together.
+macro_rules! own_kernel {
+    ($kernel:expr) => {
+        #[cfg(feature = "accelerator")]
+        if let Some(result) = $kernel {
+            return result;
+        }
+    };
+}
+
 pub(crate) mod activation;
 pub(crate) mod attention;
 #[cfg(feature = "accelerator")]
@@ -32,10 +42,7 @@ use crate::{DType, Tensor};
 
 /// The products of the matrices in the last two axes, as the device has them, right or wrong.
 pub(crate) fn product_as_it_is(left: DispatchTensor, right: DispatchTensor) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(product) = compiled::matrix::product(&left, &right) {
-        return product;
-    }
+    own_kernel!(compiled::matrix::product(&left, &right));
     Dispatch::float_matmul(left, right)
 }
 
@@ -145,10 +152,7 @@ pub(crate) fn polynomial(
 
 /// One step for one parameter: its new value and moments.
 pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor, DispatchTensor, DispatchTensor) {
-    #[cfg(feature = "accelerator")]
-    if let Some(three) = compiled::optimizer::adam(four, options) {
-        return three;
-    }
+    own_kernel!(compiled::optimizer::adam(four, options));
     let [parameter, gradient, first, second] = four.map(Value::of);
     let (rate, correction) = options.corrected();
     let decay = if options.decoupled { 0.0 } else { options.weight_decay };

@@ -39,28 +39,19 @@ impl Normalised {
 }
 
 pub(crate) fn forward(a: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = norm(Norm::Value, a, a, a, epsilon, centred) {
-        return value;
-    }
+    own_kernel!(norm(Norm::Value, a, a, a, epsilon, centred));
     Normalised::new(a, epsilon, centred).y.0
 }
 
 /// `(g - mean(g) - y mean(y g)) / s`, without the mean if not centred.
 pub(crate) fn jacobian_product(a: &Tensor, g: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = norm(Norm::Product, a, g, g, epsilon, centred) {
-        return value;
-    }
+    own_kernel!(norm(Norm::Product, a, g, g, epsilon, centred));
     Normalised::new(a, epsilon, centred).through(&Value::of(g)).0
 }
 
 /// The gradient of `u . J(a) g` by `a`: `-(y (u . J g) + J u (y . g) + J g (y . u)) / (n s)`.
 pub(crate) fn curvature(a: &Tensor, g: &Tensor, u: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = norm(Norm::Curvature, a, g, u, epsilon, centred) {
-        return value;
-    }
+    own_kernel!(norm(Norm::Curvature, a, g, u, epsilon, centred));
     let normalised = Normalised::new(a, epsilon, centred);
     let (g, u) = (Value::of(g), Value::of(u));
     let (through_g, through_u) = (normalised.through(&g), normalised.through(&u));

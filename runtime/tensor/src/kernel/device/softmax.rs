@@ -13,10 +13,7 @@ fn total(value: &Value) -> Value {
 }
 
 pub(crate) fn softmax(a: &Tensor) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = rows::softmax(Softmax::Value, a, a, a) {
-        return value;
-    }
+    own_kernel!(rows::softmax(Softmax::Value, a, a, a));
     let a = Value::of(a);
     let largest = a.largest(a.sizes().len() - 1);
     let weights = (a - largest).exp();
@@ -26,10 +23,7 @@ pub(crate) fn softmax(a: &Tensor) -> DispatchTensor {
 
 /// `y (g - <y, g>)`.
 pub(crate) fn softmax_product(y: &Tensor, g: &Tensor) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = rows::softmax(Softmax::Product, y, g, g) {
-        return value;
-    }
+    own_kernel!(rows::softmax(Softmax::Product, y, g, g));
     let (y, g) = (Value::of(y), Value::of(g));
     let overlap = total(&(y.clone() * g.clone()));
     (y * (g - overlap)).0
@@ -37,10 +31,7 @@ pub(crate) fn softmax_product(y: &Tensor, g: &Tensor) -> DispatchTensor {
 
 /// `u g - u <y, g> - g <y, u>`.
 pub(crate) fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor) -> DispatchTensor {
-    #[cfg(feature = "accelerator")]
-    if let Some(value) = rows::softmax(Softmax::Curvature, y, g, u) {
-        return value;
-    }
+    own_kernel!(rows::softmax(Softmax::Curvature, y, g, u));
     let (y, g, u) = (Value::of(y), Value::of(g), Value::of(u));
     let with_g = total(&(y.clone() * g.clone()));
     let with_u = total(&(y * u.clone()));
