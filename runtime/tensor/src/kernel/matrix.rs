@@ -1,6 +1,9 @@
 //! Products of matrices, either of which may be taken transposed, through the library that burn uses for them.
 
+use std::sync::atomic::{AtomicPtr, Ordering};
+
 use burn_dispatch::DispatchTensor;
+use rayon::prelude::*;
 
 use super::fill::in_parts;
 use super::product::{Matrix, product as small_product};
@@ -9,12 +12,21 @@ use crate::Tensor;
 use crate::context::Stop;
 use crate::tensor::from_host;
 
-/// Below this many multiplications a second thread costs more than it gives.
-const PARALLEL: usize = 1 << 21;
+/// The least multiplications of a block: enough to make handing it to another thread cheap.
+const LEAST: usize = 1 << 18;
+/// The multiplications of a block of a large product, as long as that does not make more than [`BLOCKS`].
+const ORDINARY: usize = 1 << 20;
+/// As many blocks keep the threads of any machine that is common busy; more of them would copy what they share too often.
+const BLOCKS: usize = 64;
+/// The most blocks side by side. Their rows of the left operand are brought into order once for each, which costs least if there are few.
+const ACROSS: usize = 16;
+/// The columns that the library computes together, or a multiple of them; and the least rows that are worth a block.
+const COLUMNS: usize = 16;
+const ROWS: usize = 48;
+/// The most multiplications of one call of the library, which cannot be stopped: some hundredths of a second.
+const LARGEST: usize = 1 << 31;
 /// Up to this many multiplications a product of a batch is left to our own kernel, which begins at once.
 const SMALL: usize = 1 << 14;
-/// The most multiplications of one call of the library, which cannot be stopped: some hundredths of a second. Larger products are cut.
-const BLOCK: usize = 1 << 31;
 
 /// A row-major matrix in a slice, or its transpose.
 #[derive(Clone, Copy)]
@@ -126,43 +138,47 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     if count == 0 || inner == 0 {
         return out;
     }
-    let parallelism = if count * inner < PARALLEL { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) };
     let (height, width) = block(rows, inner, columns);
+    let (down, across) = (rows.div_ceil(height), columns.div_ceil(width));
     let stop = Stop::current();
-    for row in (0..rows).step_by(height) {
-        for column in (0..columns).step_by(width) {
-            stop.check();
-            let (height, width) = (height.min(rows - row), width.min(columns - column));
-            let (left, right) = (left.part(0, row, height), right.part(1, column, width));
-            // SAFETY: the operands have `rows * inner` and `inner * columns` elements, a part of them begins at one of its own elements, and their strides
-            // address each of these once, as does the result's stride in its `rows * columns` reserved elements, of which this part begins
-            // at `(row, column)`. The result is read only if a bias was written into all of them; otherwise every element of the part is written
-            // without being read. `R` is `f32` or `f64`, which the library has kernels for.
-            #[expect(unsafe_code, reason = "the library takes pointers")]
-            unsafe {
-                gemm::gemm(
-                    height,
-                    width,
-                    inner,
-                    out.as_mut_ptr().add(row * columns + column),
-                    1,
-                    columns as isize,
-                    bias.is_some(),
-                    left.values.as_ptr(),
-                    left.strides[1] as isize,
-                    left.strides[0] as isize,
-                    right.values.as_ptr(),
-                    right.strides[1] as isize,
-                    right.strides[0] as isize,
-                    R::from_f64(1.0),
-                    R::from_f64(1.0),
-                    false,
-                    false,
-                    false,
-                    parallelism,
-                );
-            }
+    let start = AtomicPtr::new(out.as_mut_ptr());
+    let compute = |number: usize| {
+        stop.check();
+        let (row, column) = (number / across * height, number % across * width);
+        let (height, width) = (height.min(rows - row), width.min(columns - column));
+        let (left, right) = (left.part(0, row, height), right.part(1, column, width));
+        // SAFETY: the operands have `rows * inner` and `inner * columns` elements, a part of them begins at one of its own elements, and their strides
+        // address each of these once, as does the result's stride in its `rows * columns` reserved elements, of which this part begins
+        // at `(row, column)`. No two parts overlap, so threads write elements of their own. The result is read only if a bias was written into all of
+        // them; otherwise every element of the part is written without being read. `R` is `f32` or `f64`, which the library has kernels for.
+        #[expect(unsafe_code, reason = "the library takes pointers")]
+        unsafe {
+            gemm::gemm(
+                height,
+                width,
+                inner,
+                start.load(Ordering::Relaxed).add(row * columns + column),
+                1,
+                columns as isize,
+                bias.is_some(),
+                left.values.as_ptr(),
+                left.strides[1] as isize,
+                left.strides[0] as isize,
+                right.values.as_ptr(),
+                right.strides[1] as isize,
+                right.strides[0] as isize,
+                R::from_f64(1.0),
+                R::from_f64(1.0),
+                false,
+                false,
+                false,
+                gemm::Parallelism::None,
+            );
         }
+    };
+    match down * across {
+        1 => compute(0),
+        blocks => (0..blocks).into_par_iter().for_each(compute),
     }
     // SAFETY: the parts cover all `count` elements, and each wrote its own; had one been stopped, this line would not be reached.
     #[expect(unsafe_code, reason = "the vector was filled through its pointer")]
@@ -172,14 +188,23 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     out
 }
 
-/// The rows and columns of the result that one call computes: all of them, but for a product that would last.
+/// The rows and columns of the result that one call computes. They depend on the sizes alone, because the order in which the library adds may depend on
+/// them. The library's own way of sharing a product out waits for all threads several times, and takes up to twice as long.
 fn block(rows: usize, inner: usize, columns: usize) -> (usize, usize) {
-    let most = (BLOCK / inner).max(1);
-    if rows.saturating_mul(columns) <= most {
-        return (rows, columns);
+    let work = rows.saturating_mul(columns).saturating_mul(inner);
+    let blocks = match work / ORDINARY {
+        0..=3 => work / LEAST,
+        blocks => blocks.min(BLOCKS),
+    };
+    let blocks = blocks.max(work / LARGEST).max(1);
+    let of = |size: usize, parts: usize, unit: usize| size.div_ceil(parts).next_multiple_of(unit).min(size);
+    let mut width = of(columns, blocks.min(ACROSS), COLUMNS);
+    let mut height = of(rows, (blocks / columns.div_ceil(width)).max(1), ROWS);
+    // What would still last is cut further.
+    while height.saturating_mul(width).saturating_mul(inner) > LARGEST && height.max(width) > 1 {
+        (height, width) = if height > width { (height.div_ceil(2), width) } else { (height, width.div_ceil(2)) };
     }
-    let width = columns.min(most.isqrt().max(64));
-    ((most / width).clamp(1, rows), width)
+    (height, width)
 }
 
 #[cfg(test)]
@@ -187,13 +212,47 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_products_are_cut_and_ordinary_ones_are_not() {
-        assert_eq!(block(40_000, 256, 128), (40_000, 128));
+    fn large_products_are_cut_and_small_ones_are_not() {
+        assert_eq!(block(9, 128, 128), (9, 128));
+        assert_eq!(block(9, 256, 128), (9, 128));
+        assert_eq!(block(81, 128, 384), (81, 32));
+        assert_eq!(block(40_000, 256, 128), (5040, 16));
         for [rows, inner, columns] in [[65_536; 3], [1, 1 << 20, 1 << 20], [1 << 20, 1 << 20, 1], [3, 1 << 33, 3]] {
             let (height, width) = block(rows, inner, columns);
-            let is_small = (1..=rows).contains(&height) && (1..=columns).contains(&width);
-            // Where one row or 64 columns alone exceed a block, it is as small as it can be.
-            assert!(is_small && (height == 1 || height * width * inner <= BLOCK), "{height} {width}");
+            assert!((1..=rows).contains(&height) && (1..=columns).contains(&width), "{height} {width}");
+            // Where one element alone exceeds the most of a call, a block is that.
+            assert!(height * width * inner <= LARGEST || height * width == 1, "{height} {width}");
+        }
+    }
+
+    #[test]
+    fn products_in_blocks_equal_plain_loops() {
+        // Integers, whose sums are exact in any order.
+        let number = |k: usize| (k * 7919 % 13) as f64 - 6.0;
+        for [rows, inner, columns] in [[1, 1, 1], [7, 3000, 90], [500, 70, 50], [61, 64, 611], [97, 1, 4001]] {
+            let left: Vec<f64> = (0..rows * inner).map(number).collect();
+            let right: Vec<f64> = (0..inner * columns).map(|k| number(k + 5)).collect();
+            let bias: Vec<f64> = (0..columns).map(number).collect();
+            let turned = |values: &[f64], rows: usize, columns: usize| -> Vec<f64> {
+                (0..rows * columns).map(|at| values[at % rows * columns + at / rows]).collect()
+            };
+            let (left_turned, right_turned) = (turned(&left, rows, inner), turned(&right, inner, columns));
+            let element = |at: usize| -> f64 {
+                (0..inner).map(|k| left[at / columns * inner + k] * right[k * columns + at % columns]).sum()
+            };
+            let expected: Vec<f64> = (0..rows * columns).map(element).collect();
+            for left in [Operand::new(&left, &[rows, inner], false), Operand::new(&left_turned, &[inner, rows], true)] {
+                for right in [
+                    Operand::new(&right, &[inner, columns], false),
+                    Operand::new(&right_turned, &[columns, inner], true),
+                ] {
+                    assert_eq!(multiply(left, right, None), expected);
+                    let with_bias = multiply(left, right, Some(&bias));
+                    assert!(
+                        with_bias.iter().zip(&expected).enumerate().all(|(at, (a, b))| *a == b + bias[at % columns])
+                    );
+                }
+            }
         }
     }
 }
