@@ -8,6 +8,7 @@ use std::ops::Range;
 use burn_dispatch::DispatchTensor;
 
 use super::fill::in_uneven_parts;
+use super::product::sums;
 use super::segment::Groups;
 use super::{Real, for_float, softmax};
 use crate::Tensor;
@@ -17,6 +18,8 @@ use crate::tensor::from_host;
 
 /// The numbers that are worked on together.
 const LANES: usize = 8;
+/// The rows that are worked on together, which share what is read.
+const ROWS: usize = 4;
 
 /// Which rows attend to one another.
 #[derive(Debug)]
@@ -66,6 +69,12 @@ impl Neighbourhoods {
         self.starts[segment]..self.starts[segment + 1]
     }
 
+    /// The row at a place of a segment.
+    #[inline(always)]
+    fn row(&self, segment: usize, place: usize) -> usize {
+        self.groups.row(self.groups.rows(segment).start + place)
+    }
+
     /// The row at each place of a segment.
     fn rows(&self, segment: usize) -> impl Iterator<Item = usize> + '_ {
         self.groups.rows(segment).map(|place| self.groups.row(place))
@@ -96,6 +105,8 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
             let blocks = size.div_ceil(LANES);
             // One head's part of the right rows, turned: LANES rows side by side.
             let mut turned = vec![[R::default(); LANES]; blocks * width];
+            // Those of ROWS left rows, side by side.
+            let mut factors = vec![[R::default(); ROWS]; width];
             for head in 0..neighbourhoods.heads {
                 let columns = head * width..(head + 1) * width;
                 for (place, row) in neighbourhoods.rows(segment).enumerate() {
@@ -104,18 +115,18 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
                         values[place % LANES] = *value;
                     }
                 }
-                for (place, row) in neighbourhoods.rows(segment).enumerate() {
+                for (tile, out) in part[head * size * size..][..size * size].chunks_mut((ROWS * size).max(1)).enumerate() {
                     stop.check();
-                    let factors = &left[row * features..][columns.clone()];
-                    let out = &mut part[(head * size + place) * size..][..size];
-                    for (out, block) in out.chunks_mut(LANES).zip(turned.chunks_exact(width.max(1))) {
-                        let mut totals = [R::default(); LANES];
-                        for (factor, values) in factors.iter().zip(block) {
-                            for lane in 0..LANES {
-                                totals[lane] = factor.mul_add(values[lane], totals[lane]);
-                            }
+                    for r in 0..ROWS.min(size - tile * ROWS) {
+                        let row = &left[neighbourhoods.row(segment, tile * ROWS + r) * features..][columns.clone()];
+                        factors.iter_mut().zip(row).for_each(|(factors, value)| factors[r] = *value);
+                    }
+                    for (block, turned) in turned.chunks_exact(width.max(1)).enumerate() {
+                        let totals = sums(turned, factors.iter().copied());
+                        let columns = block * LANES..size.min((block + 1) * LANES);
+                        for (out, totals) in out.chunks_exact_mut(size).zip(&totals) {
+                            out[columns.clone()].copy_from_slice(&totals[..columns.len()]);
                         }
-                        out.copy_from_slice(&totals[..out.len()]);
                     }
                 }
             }
@@ -140,15 +151,32 @@ pub(crate) fn mix(
         let results = neighbourhoods.by_rows::<R>(features, work, #[inline(always)] |segment, part| {
             let size = neighbourhoods.size(segment);
             let weights = &all_weights[neighbourhoods.range(segment)];
-            for (other, row) in neighbourhoods.rows(segment).enumerate() {
-                stop.check();
-                let values = &values[row * features..][..features];
-                for (place, out) in part.chunks_exact_mut(features.max(1)).enumerate() {
-                    let (i, j) = if transposed { (other, place) } else { (place, other) };
-                    let heads = out.chunks_exact_mut(width.max(1)).zip(values.chunks_exact(width.max(1)));
-                    for (head, (out, values)) in heads.enumerate() {
-                        let weight = weights[(head * size + i) * size + j];
-                        out.iter_mut().zip(values).for_each(|(out, value)| *out = weight.mul_add(*value, *out));
+            // Between the weights of a row's neighbours, and of neighbouring rows.
+            let (step, stride) = if transposed { (size, 1) } else { (1, size) };
+            let blocks = width.div_ceil(LANES);
+            // One head's part of the rows, LANES columns of all rows one below another.
+            let mut panel = vec![[R::default(); LANES]; blocks * size];
+            // The weights of ROWS rows, side by side.
+            let mut factors = vec![[R::default(); ROWS]; size];
+            for (head, weights) in weights.chunks_exact((size * size).max(1)).enumerate() {
+                for (place, row) in neighbourhoods.rows(segment).enumerate() {
+                    let values = &values[row * features + head * width..][..width];
+                    for (block, values) in values.chunks(LANES).enumerate() {
+                        panel[block * size + place][..values.len()].copy_from_slice(values);
+                    }
+                }
+                for (tile, out) in part.chunks_mut((ROWS * features).max(1)).enumerate() {
+                    stop.check();
+                    for r in 0..ROWS.min(size - tile * ROWS) {
+                        let row = weights[(tile * ROWS + r) * stride..].iter().step_by(step);
+                        factors.iter_mut().zip(row).for_each(|(factors, weight)| factors[r] = *weight);
+                    }
+                    for (block, panel) in panel.chunks_exact(size).enumerate() {
+                        let totals = sums(panel, factors.iter().copied());
+                        let columns = head * width + block * LANES..head * width + width.min((block + 1) * LANES);
+                        for (out, totals) in out.chunks_exact_mut(features).zip(&totals) {
+                            out[columns.clone()].copy_from_slice(&totals[..columns.len()]);
+                        }
                     }
                 }
             }

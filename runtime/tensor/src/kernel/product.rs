@@ -205,7 +205,7 @@ impl<R: Real> Tile<'_, R> {
 
 /// Sums the products of rows of factors and of the panel. Nothing in the loop can panic: it would keep the totals out of registers.
 #[inline(always)]
-fn sums<R: Real, const ROWS: usize, const WIDTH: usize>(
+pub(super) fn sums<R: Real, const ROWS: usize, const WIDTH: usize>(
     panel: &[[R; WIDTH]],
     factors: impl Iterator<Item = [R; ROWS]>,
 ) -> [[R; WIDTH]; ROWS] {
