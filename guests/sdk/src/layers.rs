@@ -136,10 +136,15 @@ impl Linear {
         x.linear(&self.weight, self.bias.as_ref())
     }
 
-    /// `self.forward(norm.forward(x))`, with the norm's scale and shift multiplied into this layer: `(x s + t) W + b = x (s W) + (t W + b)`. There are
-    /// fewer weights than numbers in the rows, and none of them in the gradients by `x`.
+    /// `self.forward(norm.forward(x))`. Where there are more rows than outputs, the norm's scale and shift are multiplied into this layer:
+    /// `(x s + t) W + b = x (s W) + (t W + b)`. Then there are fewer weights than numbers in the rows, and none of them in the gradients by `x`.
     pub fn forward_normalised(&self, x: &Tensor, norm: &Norm) -> Tensor {
         let weight = &self.weight;
+        let shape = x.shape();
+        let rows = shape[..shape.len() - 1].iter().product();
+        if !pays_to_scale_weights(rows, weight.size(1)) {
+            return self.forward(&norm.forward(x));
+        }
         let (scale, shift) = (norm.scale(), norm.shift());
         let scaled = scale.reshape(&[scale.size(0), 1]) * weight;
         let bias = match shift {
@@ -158,6 +163,12 @@ impl Module for Linear {
         self.weight.visit_in("weight", visit);
         self.bias.visit_in("bias", visit);
     }
+}
+
+/// Whether to multiply a norm's scale into the weights of a layer with so many outputs (all matrices together) is quicker than into its so many rows. Rows
+/// are scaled twice, on the way there and on the way back.
+fn pays_to_scale_weights(rows: usize, outputs: usize) -> bool {
+    2 * rows > outputs
 }
 
 /// A [`Linear`] with its own weights for each species.
@@ -425,11 +436,14 @@ impl SpeciesMlp {
         self.layers.iter().fold(x.clone(), |x, layer| self.activation.apply(&layer.forward(&x, species)))
     }
 
-    /// `self.forward(norm.forward(x))`, with the norm's scale and shift multiplied into the first layer: `(x s + t) W = x (s W) + t W`. There are far
-    /// fewer weights than there are numbers in wide rows, and none of them in the gradients by `x`.
+    /// `self.forward(norm.forward(x))`. Where there are more rows than outputs of all species, the norm's scale and shift are multiplied into the first
+    /// layer, as in [`Linear::forward_normalised`].
     pub fn forward_normalised(&self, x: &Tensor, norm: &SpeciesLayerNorm, species: &Tensor) -> Tensor {
         let Some((first, rest)) = self.layers.split_first() else { return norm.forward(x, species) };
         let (count, features) = (norm.scale.size(0), norm.scale.size(1));
+        if !pays_to_scale_weights(x.size(0), count * first.weight.size(2)) {
+            return self.forward(&norm.forward(x, species), species);
+        }
         let weight = &first.weight * norm.scale.reshape(&[count, features, 1]);
         let shift = norm.shift.contract_left(&first.weight, &Tensor::arange(count));
         let product = x.layer_norm(LAYER_NORM_EPSILON).contract_left(&weight, species) + shift.select(0, species);
