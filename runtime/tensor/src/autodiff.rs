@@ -31,9 +31,43 @@ pub(crate) enum Contribution {
     },
 }
 
+/// The values that an operation's derivative reads, beside the gradient that it is given. A history keeps no others, and without a value a tensor takes next to no
+/// memory. Shapes, dtypes and devices are always there, and integers are not inputs of a history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reads {
+    /// None: the operation is linear.
+    Nothing,
+    /// For the gradient by each input, those of the others: the operation is linear in each of them.
+    Others,
+    /// Those of all inputs.
+    Inputs,
+    /// That of the output.
+    Output,
+    /// Those of the inputs and the output.
+    All,
+}
+
+impl Reads {
+    /// Whether the value of input `k` of these is read.
+    pub(crate) fn keeps(self, k: usize, inputs: &[&Tensor]) -> bool {
+        match self {
+            Self::Nothing | Self::Output => false,
+            // The gradient by an input that is not tracked is never asked for.
+            Self::Others => (0..inputs.len()).any(|other| other != k && inputs[other].is_tracked()),
+            Self::Inputs | Self::All => true,
+        }
+    }
+
+    /// Whether the value of the output is read.
+    pub(crate) fn output(self) -> bool {
+        matches!(self, Self::Output | Self::All)
+    }
+}
+
 /// Where a tensor came from.
 pub(crate) struct Origin {
     pub(crate) inputs: SmallVec<[Tensor; 3]>,
+    pub(crate) reads: Reads,
     pub(crate) derivative: Box<dyn Derivative>,
 }
 
@@ -60,7 +94,7 @@ impl Step<'_> {
             .iter()
             .zip(self.inputs)
             .map(|(rule, input)| {
-                let wanted = self.wanted.contains(&input.0.id);
+                let wanted = self.wanted.contains(&input.node.id);
                 wanted.then(|| rule(self.gradient).map(Contribution::Whole)).transpose()
             })
             .collect()
@@ -68,7 +102,7 @@ impl Step<'_> {
 
     /// Whether input `k` leads to one that was asked for.
     pub(crate) fn needs(&self, k: usize) -> bool {
-        self.wanted.contains(&self.inputs[k].0.id)
+        self.wanted.contains(&self.inputs[k].node.id)
     }
 }
 
@@ -123,11 +157,11 @@ pub fn grad(
     check(outputs, inputs, output_gradients)?;
     let (_scope, stop) = (RecordingScope::set(create_graph), Stop::current());
     let wanted = nodes_between(outputs, inputs, &stop);
-    let targets: HashSet<u64> = inputs.iter().map(|input| input.0.id).collect();
+    let targets: HashSet<u64> = inputs.iter().map(|input| input.node.id).collect();
     let mut found: HashMap<u64, Tensor> = HashMap::new();
     // The largest number first: by the time a node is reached, everything computed from it has been.
     let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
-    for (k, &output) in outputs.iter().enumerate().filter(|(_, output)| wanted.contains(&output.0.id)) {
+    for (k, &output) in outputs.iter().enumerate().filter(|(_, output)| wanted.contains(&output.node.id)) {
         let gradient = match output_gradients.get(k) {
             Some(&gradient) => gradient.clone(),
             None => Tensor::full(&output.device(), output.shape(), 1.0, output.dtype())?,
@@ -137,7 +171,7 @@ pub fn grad(
     while let Some((id, entry)) = pending.pop_last() {
         stop.check();
         let (tensor, gradient) = entry.total()?;
-        if let Some(origin) = &tensor.0.origin {
+        if let Some(origin) = &tensor.node.origin {
             let step = Step { inputs: &origin.inputs, output: &tensor, gradient: &gradient, wanted: &wanted };
             for (input, gradient) in origin.inputs.iter().zip((origin.derivative)(&step)?) {
                 if let Some(gradient) = gradient {
@@ -151,7 +185,7 @@ pub fn grad(
     }
     inputs
         .iter()
-        .map(|input| match found.get(&input.0.id) {
+        .map(|input| match found.get(&input.node.id) {
             Some(gradient) => Ok(gradient.clone()),
             None => Tensor::full(&input.device(), input.shape(), 0.0, input.dtype()),
         })
@@ -183,7 +217,15 @@ fn alias(a: &Tensor, recorded: bool) -> Result<Tensor, Misuse> {
     if !recorded {
         return a.as_leaf(NAME, a.is_tracked());
     }
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], || a.value(), |step| step.gradients(&[&|g| Ok(g.clone())]))
+    Tensor::compute(
+        NAME,
+        a.shape(),
+        a.dtype(),
+        &[a],
+        || a.value(),
+        Reads::Nothing,
+        |step| step.gradients(&[&|g| Ok(g.clone())]),
+    )
 }
 
 fn check(outputs: &[&Tensor], inputs: &[&Tensor], output_gradients: &[&Tensor]) -> Result<(), Misuse> {
@@ -204,7 +246,7 @@ fn check(outputs: &[&Tensor], inputs: &[&Tensor], output_gradients: &[&Tensor]) 
         if output.shape() != gradient.shape() || output.dtype() != gradient.dtype() {
             return Err(Misuse::new(NAME, format!("an output is {output:?}, its gradient {gradient:?}")));
         }
-        check_devices(NAME, &output.0.device, &[gradient])?;
+        check_devices(NAME, &output.node.device, &[gradient])?;
     }
     Ok(())
 }
@@ -219,7 +261,7 @@ struct Pending {
 
 impl Pending {
     fn add(pending: &mut BTreeMap<u64, Self>, tensor: &Tensor, contribution: Contribution) -> Result<(), Misuse> {
-        let entry = pending.entry(tensor.0.id).or_insert_with(|| Self {
+        let entry = pending.entry(tensor.node.id).or_insert_with(|| Self {
             tensor: tensor.clone(),
             whole: None,
             parts: Vec::new(),
@@ -268,21 +310,57 @@ fn added(sum: Option<Tensor>, gradient: Tensor) -> Result<Tensor, Misuse> {
 /// The nodes that lie on a path from an output back to an input; gradients of others are not computed.
 fn nodes_between(outputs: &[&Tensor], inputs: &[&Tensor], stop: &Stop) -> HashSet<u64> {
     let mut reached: BTreeMap<u64, &Node> = BTreeMap::new();
-    let mut stack: Vec<&Node> = outputs.iter().map(|output| &*output.0).collect();
+    let mut stack: Vec<&Node> = outputs.iter().map(|output| &*output.node).collect();
     while let Some(node) = stack.pop() {
         stop.check();
         if node.tracked && reached.insert(node.id, node).is_none() {
-            stack.extend(node.origin.iter().flat_map(|origin| origin.inputs.iter().map(|input| &*input.0)));
+            stack.extend(node.origin.iter().flat_map(|origin| origin.inputs.iter().map(|input| &*input.node)));
         }
     }
-    let targets: HashSet<u64> = inputs.iter().map(|input| input.0.id).collect();
+    let targets: HashSet<u64> = inputs.iter().map(|input| input.node.id).collect();
     let mut wanted = HashSet::new();
     // In the order of creation, so that inputs are decided before what was computed from them.
     for (&id, node) in &reached {
-        let leads = |origin: &Origin| origin.inputs.iter().any(|input| wanted.contains(&input.0.id));
+        let leads = |origin: &Origin| origin.inputs.iter().any(|input| wanted.contains(&input.node.id));
         if targets.contains(&id) || node.origin.as_ref().is_some_and(leads) {
             wanted.insert(id);
         }
     }
     wanted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Device;
+    use crate::context::Context;
+    use crate::op::elementwise::{add_scalar, exp, multiply, sin};
+
+    #[test]
+    fn a_history_keeps_the_values_that_derivatives_read_and_no_others() -> Result<(), Misuse> {
+        const COUNT: usize = 10_000;
+        const VALUE: usize = COUNT * 8;
+        let context = Context::new(usize::MAX, f64::INFINITY);
+        let _entered = context.enter();
+        let x = track(&Tensor::full(&Device::cpu(), &[COUNT], 0.5, DType::Float64)?)?;
+        type Chain = fn(&Tensor) -> Result<Tensor, Misuse>;
+        // What is made of `x`, the values that stay beside that of the result, and the derivative at 0.5.
+        let chains: [(Chain, usize, f64); 5] = [
+            (|x| add_scalar(&add_scalar(x, 1.0)?, 2.0), 0, 1.0),
+            (|x| add_scalar(&exp(&add_scalar(x, 1.0)?)?, 2.0), 1, 1.5_f64.exp()),
+            (|x| add_scalar(&sin(&add_scalar(x, 1.0)?)?, 2.0), 1, 1.5_f64.cos()),
+            // The other operand is no variable, so the derivative reads it alone.
+            (|x| multiply(&add_scalar(x, 1.0)?, &add_scalar(&detach(x)?, 2.0)?), 1, 2.5),
+            (|x| multiply(&add_scalar(x, 1.0)?, &add_scalar(x, 2.0)?), 2, 4.0),
+        ];
+        for (k, (chain, kept, slope)) in chains.into_iter().enumerate() {
+            let before = context.quota().used();
+            let result = chain(&x)?;
+            let values = (context.quota().used() - before) / VALUE;
+            assert_eq!(values, 1 + kept, "chain {k}");
+            let gradient = grad(&[&result], &[&x], &[], false)?.remove(0).read_float64()?;
+            assert!(gradient.iter().all(|g| (g - slope).abs() < 1e-12 * slope.abs()), "chain {k}: {}", gradient[0]);
+        }
+        Ok(())
+    }
 }

@@ -60,7 +60,7 @@ pub(crate) fn on_device(numbers: impl Iterator<Item = usize>, device: &Device) -
 impl Tensor {
     /// A copy of these indices where the kernels of `user`'s device find them. They have been checked against what they point into, and there are some.
     pub(crate) fn copied_for(&self, operation: &'static str, user: &Self) -> Result<DispatchTensor, Misuse> {
-        let device = &user.0.device;
+        let device = &user.node.device;
         let indices = self.indices().ok_or_else(|| Misuse::new(operation, "there are no indices"))?;
         if let Some(copy) = indices.copy.get()
             && copy.device == *device
@@ -80,7 +80,7 @@ impl Tensor {
 
     /// How the rows that these indices put into one of `count` segments are brought together on `user`'s device.
     pub(crate) fn table_for(&self, operation: &'static str, user: &Self, count: usize) -> Result<Arc<Table>, Misuse> {
-        let device = &user.0.device;
+        let device = &user.node.device;
         let indices = self.indices().ok_or_else(|| Misuse::new(operation, "there are no indices"))?;
         if let Some(table) = indices.table.get().filter(|table| table.is_for(device, count)) {
             return Ok(table.clone());

@@ -12,7 +12,7 @@ use burn_dispatch::{BackendTensor, Dispatch, DispatchTensor, DispatchTensorKind}
 use burn_flex::{FlexTensor, Layout};
 use smallvec::SmallVec;
 
-use crate::autodiff::{Derivative, Origin};
+use crate::autodiff::{Derivative, Origin, Reads};
 use crate::context::{DeviceFailed, Stop, Stopped, device_failed, recording};
 use crate::indices::Indices;
 use crate::memory::{self, Reservation};
@@ -25,20 +25,29 @@ pub(crate) type Sizes = SmallVec<[usize; 4]>;
 
 /// A handle to an immutable array. Cloning it makes another handle to the same array, with the same history.
 #[derive(Clone)]
-pub struct Tensor(pub(crate) Arc<Node>);
+pub struct Tensor {
+    pub(crate) node: Arc<Node>,
+    /// None in histories, where no derivative reads it: values are most of what a history would keep.
+    value: Option<Arc<Value>>,
+}
 
-/// A value and what it was computed from.
+/// What an array is like, and what it was computed from.
 pub(crate) struct Node {
     /// Rises with creation, so that an operation's inputs always have smaller numbers than its result.
     pub(crate) id: u64,
-    /// On the device if that holds tensors of this dtype and there are elements, else with the host. On a device a scalar has the shape `[1]`.
-    pub(crate) value: DispatchTensor,
     pub(crate) shape: Sizes,
     pub(crate) dtype: DType,
     pub(crate) device: Device,
     /// Whether gradients can flow to or through it.
     pub(crate) tracked: bool,
     pub(crate) origin: Option<Origin>,
+    _bytes: Reservation,
+}
+
+/// The elements of an array.
+struct Value {
+    /// On the device if that holds tensors of this dtype and there are elements, else with the host. On a device a scalar has the shape `[1]`.
+    elements: DispatchTensor,
     /// What is known of an integer tensor that somebody used as indices.
     indices: OnceLock<Box<Indices>>,
     _bytes: Reservation,
@@ -121,27 +130,27 @@ impl Tensor {
 
     /// The sizes of its axes; empty for a scalar.
     pub fn shape(&self) -> &[usize] {
-        &self.0.shape
+        &self.node.shape
     }
 
     /// The type of its elements.
     pub fn dtype(&self) -> DType {
-        self.0.dtype
+        self.node.dtype
     }
 
     /// The number of its elements.
     pub fn count(&self) -> usize {
-        self.0.shape.iter().product()
+        self.node.shape.iter().product()
     }
 
     /// The device that holds it.
     pub fn device(&self) -> Device {
-        self.0.device.clone()
+        self.node.device.clone()
     }
 
     /// Whether gradients can flow to or through it.
     pub fn is_tracked(&self) -> bool {
-        self.0.tracked
+        self.node.tracked
     }
 
     /// All elements, row-major.
@@ -223,42 +232,46 @@ impl Tensor {
         origin: Option<Origin>,
         reservation: Reservation,
     ) -> Self {
-        Self(Arc::new(Node {
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            value,
-            shape,
-            dtype,
-            device: device.clone(),
-            tracked,
-            origin,
-            indices: OnceLock::new(),
-            _bytes: reservation,
-        }))
+        let (of_node, of_value) = reservation.split(shape.iter().product::<usize>() * dtype.size());
+        Self {
+            node: Arc::new(Node {
+                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+                shape,
+                dtype,
+                device: device.clone(),
+                tracked,
+                origin,
+                _bytes: of_node,
+            }),
+            value: Some(Arc::new(Value { elements: value, indices: OnceLock::new(), _bytes: of_value })),
+        }
     }
 
     /// The same value as a leaf of its own: tracked to take gradients by, or untracked to stop them.
     pub(crate) fn as_leaf(&self, operation: &'static str, tracked: bool) -> Result<Self, Misuse> {
         let reservation = memory::reserve(operation, self.count() * self.dtype().size())?;
-        let Node { device, value, shape, dtype, .. } = &*self.0;
-        Ok(Self::node(device, value.clone(), shape.clone(), *dtype, tracked, None, reservation))
+        let Node { device, shape, dtype, .. } = &*self.node;
+        Ok(Self::node(device, self.value(), shape.clone(), *dtype, tracked, None, reservation))
     }
 
     /// Runs an operation whose arguments have been checked: counts the result, computes it, and records where it came from if
-    /// gradients may be asked for.
+    /// gradients may be asked for. The derivative finds the values that `reads` says, and no others.
     pub(crate) fn compute(
         operation: &'static str,
         shape: &[usize],
         dtype: DType,
         inputs: &[&Self],
         run: impl FnOnce() -> DispatchTensor,
+        reads: Reads,
         derivative: impl Derivative + 'static,
     ) -> Result<Self, Misuse> {
-        let device = &inputs[0].0.device;
+        let device = &inputs[0].node.device;
         check_devices(operation, device, inputs)?;
         let reservation = memory::reserve(operation, checked_bytes(operation, shape, dtype)?)?;
-        let tracked = dtype.is_float() && recording() && inputs.iter().any(|input| input.0.tracked);
+        let tracked = dtype.is_float() && recording() && inputs.iter().any(|input| input.node.tracked);
         let origin = tracked.then(|| Origin {
-            inputs: inputs.iter().map(|&input| input.clone()).collect(),
+            inputs: (0..inputs.len()).map(|k| inputs[k].kept(reads.keeps(k, inputs))).collect(),
+            reads,
             derivative: Box::new(derivative),
         });
         Ok(Self::node(
@@ -280,7 +293,7 @@ impl Tensor {
         inputs: &[&Self],
         run: impl FnOnce() -> DispatchTensor,
     ) -> Result<Self, Misuse> {
-        let device = &inputs[0].0.device;
+        let device = &inputs[0].node.device;
         check_devices(operation, device, inputs)?;
         let reservation = memory::reserve(operation, checked_bytes(operation, shape, dtype)?)?;
         Ok(Self::leaf(device, run_unless_empty(device, shape, dtype, run), shape, dtype, reservation))
@@ -289,7 +302,7 @@ impl Tensor {
     /// Whether the kernels of its device work on it, rather than those of the processor.
     #[inline]
     pub(crate) fn is_on_device(&self) -> bool {
-        self.0.device.holds(self.0.dtype) && !self.0.shape.contains(&0)
+        self.node.device.holds(self.node.dtype) && !self.node.shape.contains(&0)
     }
 
     /// A shape as burn wants it for values where this one is: on devices there are no scalars.
@@ -297,25 +310,40 @@ impl Tensor {
         if self.is_on_device() { device_shape(shape) } else { Shape::from(shape.to_vec()) }
     }
 
+    /// The same tensor for a history that reads its value, or does not. Where its own derivative reads it, it is kept anyway.
+    fn kept(&self, is_read: bool) -> Self {
+        let is_read = is_read || self.node.origin.as_ref().is_some_and(|origin| origin.reads.output());
+        Self { node: self.node.clone(), value: self.value.clone().filter(|_| is_read) }
+    }
+
+    fn known_value(&self) -> &Value {
+        match &self.value {
+            Some(value) => value,
+            None => unreachable!("a derivative reads no value but those that its operation says"),
+        }
+    }
+
     pub(crate) fn value(&self) -> DispatchTensor {
-        self.0.value.clone()
+        self.known_value().elements.clone()
     }
 
     /// Its elements in the host's memory, row-major and without gaps; a copy only where they are not so already.
     pub(crate) fn host(&self) -> Host {
-        match flex(&self.0.value) {
+        match flex(&self.known_value().elements) {
             Some(tensor) => Host(tensor.to_contiguous()),
-            None => guarded(&self.0.device, || Host(downloaded(&self.0.value, &self.0.shape, self.0.dtype))),
+            None => guarded(&self.node.device, || {
+                Host(downloaded(&self.known_value().elements, &self.node.shape, self.node.dtype))
+            }),
         }
     }
 
     /// Its value with the host, for the processor's kernels.
     pub(crate) fn host_value(&self) -> DispatchTensor {
-        match flex(&self.0.value) {
+        match flex(&self.known_value().elements) {
             // On the device that is the processor, too, a scalar has another shape.
-            Some(_) if self.0.shape.is_empty() && self.is_on_device() => from_flex(self.host().0, self.0.dtype),
+            Some(_) if self.node.shape.is_empty() && self.is_on_device() => from_flex(self.host().0, self.node.dtype),
             Some(_) => self.value(),
-            None => from_flex(self.host().0, self.0.dtype),
+            None => from_flex(self.host().0, self.node.dtype),
         }
     }
 
@@ -332,7 +360,7 @@ impl Tensor {
         if self.count() == 0 {
             return None;
         }
-        Some(self.0.indices.get_or_init(|| Box::new(Indices::new(self.host().values()))))
+        Some(self.known_value().indices.get_or_init(|| Box::new(Indices::new(self.host().values()))))
     }
 
     /// The smallest and the largest index of an integer tensor; `None` if it is empty.
@@ -343,11 +371,11 @@ impl Tensor {
 
 /// Refuses operands of several devices. A run has one; who calls the engine without a run may mix them up.
 pub(crate) fn check_devices(operation: &'static str, device: &Device, inputs: &[&Tensor]) -> Result<(), Misuse> {
-    match inputs.iter().find(|input| input.0.device != *device) {
+    match inputs.iter().find(|input| input.node.device != *device) {
         None => Ok(()),
         Some(other) => Err(Misuse::new(
             operation,
-            format!("operands are on `{}` and on `{}`", device.name(), other.0.device.name()),
+            format!("operands are on `{}` and on `{}`", device.name(), other.node.device.name()),
         )),
     }
 }
@@ -403,7 +431,7 @@ impl Drop for Node {
     fn drop(&mut self) {
         let mut pending: Vec<Tensor> = self.origin.take().map(|origin| origin.inputs.into_vec()).unwrap_or_default();
         while let Some(tensor) = pending.pop() {
-            if let Some(mut node) = Arc::into_inner(tensor.0)
+            if let Some(mut node) = Arc::into_inner(tensor.node)
                 && let Some(origin) = node.origin.take()
             {
                 pending.extend(origin.inputs);

@@ -5,6 +5,7 @@ use burn_backend::{BoolDType, Scalar, Shape};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
 use super::{FLOATS, NUMBERS, broadcast_shape, check_dtypes, sum_to};
+use crate::autodiff::Reads;
 use crate::kernel::activation::Activation;
 use crate::kernel::elementwise::{Arithmetic, Comparison, Function};
 use crate::kernel::kernel;
@@ -49,7 +50,7 @@ fn run_binary(a: &Tensor, b: &Tensor, rank: usize, float: Binary, integer: Binar
 }
 
 macro_rules! arithmetic {
-    ($(#[$doc:meta])* $name:ident, $label:literal, $function:ident, $dtypes:expr, $float:ident, $integer:ident, |$step:ident, $a:ident, $b:ident, $g:ident| $left:expr, $right:expr) => {
+    ($(#[$doc:meta])* $name:ident, $label:literal, $function:ident, $dtypes:expr, $float:ident, $integer:ident, $reads:ident, |$step:ident, $a:ident, $b:ident, $g:ident| $left:expr, $right:expr) => {
         $(#[$doc])*
         ///
         /// # Errors
@@ -63,6 +64,7 @@ macro_rules! arithmetic {
                 a.dtype(),
                 &[a, b],
                 || run_arithmetic(Arithmetic::$function, a, b, &shape, [Dispatch::$float, Dispatch::$integer]),
+                Reads::$reads,
                 |$step| {
                     let ($a, $b) = (&$step.inputs[0], &$step.inputs[1]);
                     $step.gradients(&[
@@ -77,19 +79,19 @@ macro_rules! arithmetic {
 
 arithmetic!(
     /// `a + b`; integers wrap.
-    add, "elementwise.add", Add, NUMBERS, float_add, int_add, |step, a, b, g| g.clone(), g.clone()
+    add, "elementwise.add", Add, NUMBERS, float_add, int_add, Nothing, |step, a, b, g| g.clone(), g.clone()
 );
 arithmetic!(
     /// `a - b`; integers wrap.
-    subtract, "elementwise.subtract", Subtract, NUMBERS, float_sub, int_sub, |step, a, b, g| g.clone(), negative(g)?
+    subtract, "elementwise.subtract", Subtract, NUMBERS, float_sub, int_sub, Nothing, |step, a, b, g| g.clone(), negative(g)?
 );
 arithmetic!(
     /// `a * b`; integers wrap.
-    multiply, "elementwise.multiply", Multiply, NUMBERS, float_mul, int_mul, |step, a, b, g| multiply(g, b)?, multiply(g, a)?
+    multiply, "elementwise.multiply", Multiply, NUMBERS, float_mul, int_mul, Others, |step, a, b, g| multiply(g, b)?, multiply(g, a)?
 );
 arithmetic!(
     /// `a / b`; division by zero gives an infinity or NaN.
-    divide, "elementwise.divide", Divide, FLOATS, float_div, int_div,
+    divide, "elementwise.divide", Divide, FLOATS, float_div, int_div, All,
     |step, a, b, g| divide(g, b)?, negative(&divide(&multiply(g, step.output)?, b)?)?
 );
 
@@ -125,7 +127,7 @@ fn extreme(operation: &'static str, function: Arithmetic, a: &Tensor, b: &Tensor
         let own = kernel::elementwise::arithmetic(function, a, b, &shape);
         own.unwrap_or_else(|| unreachable!("it has a kernel for these shapes"))
     };
-    Tensor::compute(operation, &shape, a.dtype(), &[a, b], run, move |step| {
+    Tensor::compute(operation, &shape, a.dtype(), &[a, b], run, Reads::Inputs, move |step| {
         let (a, b) = (&step.inputs[0], &step.inputs[1]);
         // Where `one` is taken alone it has all of the gradient, where `other` is, none, and elsewhere half.
         let part = |g: &Tensor, one: &Tensor, other: &Tensor| {
@@ -147,7 +149,7 @@ pub fn add_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
         dtype if dtype.is_float() => kernel!(a => elementwise::shifted(a, scalar)),
         _ => Dispatch::int_add_scalar(a.value(), Scalar::Int(scalar as i64)),
     };
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, |step| step.gradients(&[&|g| Ok(g.clone())]))
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Nothing, |step| step.gradients(&[&|g| Ok(g.clone())]))
 }
 
 /// `a * scalar`; for integers the scalar is truncated towards zero.
@@ -161,7 +163,7 @@ pub fn multiply_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
         dtype if dtype.is_float() => kernel!(a => elementwise::scaled(a, scalar)),
         _ => Dispatch::int_mul_scalar(a.value(), Scalar::Int(scalar as i64)),
     };
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, move |step| {
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| multiply_scalar(g, scalar)])
     })
 }
@@ -180,7 +182,7 @@ pub fn power_scalar(a: &Tensor, exponent: f64) -> Result<Tensor, Misuse> {
         let own = a.is_on_device().then(|| kernel::device::elementwise::power(a, exponent)).flatten();
         own.unwrap_or_else(|| kernel::elementwise::power(a, exponent))
     };
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, move |step| {
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Inputs, move |step| {
         step.gradients(&[&|g| {
             multiply(g, &multiply_scalar(&power_scalar(&step.inputs[0], exponent - 1.0)?, exponent)?)
         }])
@@ -198,7 +200,7 @@ pub fn clamp(a: &Tensor, low: f64, high: f64) -> Result<Tensor, Misuse> {
         return Err(Misuse::new(NAME, format!("bounds are {low} and {high}, expected the smaller one first")));
     }
     let run = || kernel!(a => elementwise::clamp(a, low, high));
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, |step| {
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::All, |step| {
         // Inside and on the bounds the value is unchanged.
         let inside = equal(&step.inputs[0], step.output)?;
         step.gradients(&[&|g| where_(&inside, g, &zero_like(g)?)])
@@ -210,7 +212,7 @@ fn zero_like(a: &Tensor) -> Result<Tensor, Misuse> {
 }
 
 macro_rules! unary {
-    ($(#[$doc:meta])* $name:ident, $label:literal, |$value:ident| $run:expr, |$a:ident, $y:ident, $g:ident| $gradient:expr) => {
+    ($(#[$doc:meta])* $name:ident, $label:literal, |$value:ident| $run:expr, $reads:ident, |$a:ident, $y:ident, $g:ident| $gradient:expr) => {
         $(#[$doc])*
         ///
         /// # Errors
@@ -221,7 +223,7 @@ macro_rules! unary {
                 let $value = a;
                 $run
             };
-            Tensor::compute($label, a.shape(), a.dtype(), &[a], run, |step| {
+            Tensor::compute($label, a.shape(), a.dtype(), &[a], run, Reads::$reads, |step| {
                 #[allow(unused_variables, reason = "each derivative uses the input, the output, or both")]
                 let ($a, $y) = (&step.inputs[0], step.output);
                 step.gradients(&[&|$g| $gradient])
@@ -241,51 +243,51 @@ pub fn negative(a: &Tensor) -> Result<Tensor, Misuse> {
         dtype if dtype.is_float() => kernel!(a => elementwise::function(Function::Negative, a)),
         _ => Dispatch::int_neg(a.value()),
     };
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, |step| step.gradients(&[&negative]))
+    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Nothing, |step| step.gradients(&[&negative]))
 }
 
 unary!(
     /// `1 / a`.
-    reciprocal, "elementwise.reciprocal", |v| kernel!(v => elementwise::function(Function::Reciprocal, v)),
+    reciprocal, "elementwise.reciprocal", |v| kernel!(v => elementwise::function(Function::Reciprocal, v)), Output,
     |a, y, g| negative(&multiply(g, &multiply(y, y)?)?)
 );
 unary!(
     /// `|a|`; its gradient at 0 is 0.
-    absolute, "elementwise.absolute", |v| kernel!(v => elementwise::function(Function::Absolute, v)), |a, y, g| multiply(g, &sign(a)?)
+    absolute, "elementwise.absolute", |v| kernel!(v => elementwise::function(Function::Absolute, v)), Inputs, |a, y, g| multiply(g, &sign(a)?)
 );
 unary!(
     /// -1, 0 or 1; its gradient is 0.
-    sign, "elementwise.sign", |v| kernel!(v => elementwise::function(Function::Sign, v)),
+    sign, "elementwise.sign", |v| kernel!(v => elementwise::function(Function::Sign, v)), Nothing,
     |a, y, g| Tensor::full(&g.device(), g.shape(), 0.0, g.dtype())
 );
 unary!(
     /// e to the power `a`.
-    exp, "elementwise.exp", |v| kernel!(v => elementwise::function(Function::Exp, v)), |a, y, g| multiply(g, y)
+    exp, "elementwise.exp", |v| kernel!(v => elementwise::function(Function::Exp, v)), Output, |a, y, g| multiply(g, y)
 );
 unary!(
     /// The natural logarithm; NaN below 0.
-    log, "elementwise.log", |v| kernel!(v => elementwise::function(Function::Log, v)), |a, y, g| divide(g, a)
+    log, "elementwise.log", |v| kernel!(v => elementwise::function(Function::Log, v)), Inputs, |a, y, g| divide(g, a)
 );
 unary!(
     /// The square root; NaN below 0, with an infinite gradient at 0.
-    sqrt, "elementwise.sqrt", |v| kernel!(v => elementwise::function(Function::Sqrt, v)), |a, y, g| multiply_scalar(&divide(g, y)?, 0.5)
+    sqrt, "elementwise.sqrt", |v| kernel!(v => elementwise::function(Function::Sqrt, v)), Output, |a, y, g| multiply_scalar(&divide(g, y)?, 0.5)
 );
 unary!(
     /// The sine of radians.
-    sin, "elementwise.sin", |v| kernel!(v => elementwise::function(Function::Sin, v)), |a, y, g| multiply(g, &cos(a)?)
+    sin, "elementwise.sin", |v| kernel!(v => elementwise::function(Function::Sin, v)), Inputs, |a, y, g| multiply(g, &cos(a)?)
 );
 unary!(
     /// The cosine of radians.
-    cos, "elementwise.cos", |v| kernel!(v => elementwise::function(Function::Cos, v)), |a, y, g| negative(&multiply(g, &sin(a)?)?)
+    cos, "elementwise.cos", |v| kernel!(v => elementwise::function(Function::Cos, v)), Inputs, |a, y, g| negative(&multiply(g, &sin(a)?)?)
 );
 unary!(
     /// The hyperbolic tangent.
-    tanh, "elementwise.tanh", |v| kernel!(v => elementwise::function(Function::Tanh, v)),
+    tanh, "elementwise.tanh", |v| kernel!(v => elementwise::function(Function::Tanh, v)), Output,
     |a, y, g| subtract(g, &multiply(g, &multiply(y, y)?)?)
 );
 unary!(
     /// The error function; its derivative is `2 / sqrt(pi) exp(-a^2)`.
-    erf, "elementwise.erf", |v| kernel!(v => elementwise::function(Function::Erf, v)),
+    erf, "elementwise.erf", |v| kernel!(v => elementwise::function(Function::Erf, v)), Inputs,
     |a, y, g| multiply(g, &multiply_scalar(&exp(&negative(&multiply(a, a)?)?)?, std::f64::consts::FRAC_2_SQRT_PI)?)
 );
 /// `1 / (1 + exp(-a))`.
@@ -315,7 +317,7 @@ fn activation(
     a.expect_dtype(operation, FLOATS)?;
     let inputs: Vec<&Tensor> = std::iter::once(a).chain(factor).collect();
     let run = || kernel!(a => activation::derivative(function, a, factor, order));
-    Tensor::compute(operation, a.shape(), a.dtype(), &inputs, run, move |step| {
+    Tensor::compute(operation, a.shape(), a.dtype(), &inputs, run, Reads::Inputs, move |step| {
         let a = &step.inputs[0];
         let derived = |factor: &Tensor, order| activation(operation, function, a, Some(factor), order);
         match step.inputs.get(1) {
@@ -429,14 +431,14 @@ pub fn where_(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Misu
     check_dtypes(NAME, &[a, b], &[DType::Float32, DType::Float64, DType::Int32, DType::Int64, DType::Boolean])?;
     let sides = broadcast_shape(NAME, a.shape(), b.shape())?;
     let shape = broadcast_shape(NAME, condition.shape(), &sides)?;
-    check_devices(NAME, &condition.0.device, &[a])?;
+    check_devices(NAME, &condition.node.device, &[a])?;
     let run = || {
         let has_own = condition.shape() == &shape[..] && !a.is_on_device();
         let own = has_own.then(|| kernel::elementwise::select_where(condition, a, b)).flatten();
         own.unwrap_or_else(|| kernel!(a => select_where(condition, a, b, &shape)))
     };
     let mask = condition.clone();
-    Tensor::compute(NAME, &shape, a.dtype(), &[a, b], run, move |step| {
+    Tensor::compute(NAME, &shape, a.dtype(), &[a, b], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| sum_to(&where_(&mask, g, &zero_like(g)?)?, step.inputs[0].shape()), &|g| {
             sum_to(&where_(&mask, &zero_like(g)?, g)?, step.inputs[1].shape())
         }])

@@ -4,6 +4,7 @@ use burn_backend::ops::FloatTensorOps;
 use burn_dispatch::{Dispatch, DispatchTensor};
 
 use super::{FLOATS, check_axis, check_indices, check_rank};
+use crate::autodiff::Reads;
 use crate::kernel::device::segment::Table;
 use crate::tensor::{Sizes, checked_bytes};
 use crate::{DType, Misuse, Tensor, kernel, memory};
@@ -26,7 +27,7 @@ pub fn select(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
         None => kernel::index::select(a, axis, indices, &shape),
     };
     let places = indices.clone();
-    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| {
+    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| index_add(g, axis, &places, size)])
     })
 }
@@ -57,6 +58,7 @@ pub fn index_add(a: &Tensor, axis: usize, indices: &Tensor, size: usize) -> Resu
             Some(table) => kernel::device::index_add(a, axis, table, &shape),
             None => kernel::index::index_add(a, axis, indices, &shape),
         },
+        Reads::Nothing,
         move |step| step.gradients(&[&|g| select(g, axis, &places)]),
     )
 }
@@ -77,7 +79,7 @@ pub fn gather(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
         None => kernel::index::gather(a, axis, indices),
     };
     let places = indices.clone();
-    Tensor::compute(NAME, indices.shape(), a.dtype(), &[a], run, move |step| {
+    Tensor::compute(NAME, indices.shape(), a.dtype(), &[a], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| scatter_add(g, axis, &places, size)])
     })
 }
@@ -115,6 +117,7 @@ pub fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, size: usize) -> Re
             Some(table) => kernel::device::scatter_add(a, table, &shape),
             None => kernel::index::scatter_add(a, axis, indices, &shape),
         },
+        Reads::Nothing,
         move |step| step.gradients(&[&|g| gather(g, axis, &places)]),
     )
 }

@@ -3,6 +3,7 @@
 use thiserror::Error;
 
 use super::{FLOATS, broadcast_shape, check_dtypes, check_rank, elementwise, shape, sum_to};
+use crate::autodiff::Reads;
 use crate::context::check_cost;
 use crate::kernel::kernel;
 use crate::tensor::Sizes;
@@ -53,7 +54,7 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
     }
     check_cost(NAME, multiplications(&result, columns))?;
     let run = || kernel!(a => matrix::batched(a, b, &result));
-    Tensor::compute(NAME, &result, a.dtype(), &[a, b], run, |step| {
+    Tensor::compute(NAME, &result, a.dtype(), &[a, b], run, Reads::Others, |step| {
         let (a, b) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| sum_to(&matmul(g, &transpose(b)?)?, a.shape()), &|g| {
             sum_to(&matmul(&transpose(a)?, g)?, b.shape())
@@ -78,7 +79,7 @@ pub(crate) fn product(
     };
     check_cost(operation, multiplications(shape, inner))?;
     let run = || kernel!(a => matrix::product((a, a_transposed), (b, b_transposed), None, shape));
-    Tensor::compute(operation, shape, a.dtype(), &[a, b], run, move |step| {
+    Tensor::compute(operation, shape, a.dtype(), &[a, b], run, Reads::Others, move |step| {
         let (a, b) = (&step.inputs[0], &step.inputs[1]);
         let by_a = |g: &Tensor| match a_transposed {
             false => product(operation, g, false, b, !b_transposed, a.shape()),
@@ -111,7 +112,7 @@ fn transpose(a: &Tensor) -> Result<Tensor, Misuse> {
 pub fn solve(a: &Tensor, b: &Tensor) -> Result<Result<Tensor, SolveError>, Misuse> {
     const NAME: &str = "linalg.solve";
     check_dtypes(NAME, &[a, b], FLOATS)?;
-    crate::tensor::check_devices(NAME, &a.0.device, &[b])?;
+    crate::tensor::check_devices(NAME, &a.node.device, &[b])?;
     check_rank(NAME, "`a`", a, 2)?;
     check_rank(NAME, "`b`", b, 2)?;
     let n = a.shape()[0];
@@ -127,7 +128,7 @@ pub fn solve(a: &Tensor, b: &Tensor) -> Result<Result<Tensor, SolveError>, Misus
         Err(error) => return Ok(Err(error)),
     };
     let run = || kernel::from_float64(solution, b.shape(), a.dtype());
-    Tensor::compute(NAME, b.shape(), a.dtype(), &[a, b], run, |step| {
+    Tensor::compute(NAME, b.shape(), a.dtype(), &[a, b], run, Reads::All, |step| {
         // x = A^-1 b, so db = A^-T g and dA = -db x^T. Where that has no solution, as for a `g` that is not finite, the gradient is no number.
         let gradient_b = match solve(&transpose(&step.inputs[0])?, step.gradient)? {
             Ok(gradient) => gradient,

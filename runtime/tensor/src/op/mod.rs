@@ -10,6 +10,7 @@ pub mod segment;
 pub mod shape;
 pub mod spherical;
 
+use crate::autodiff::Reads;
 use crate::tensor::Sizes;
 use crate::{DType, Misuse, Tensor};
 
@@ -34,6 +35,7 @@ pub fn cast(a: &Tensor, dtype: DType) -> Result<Tensor, Misuse> {
             true => crate::kernel::device::cast(a, dtype),
             false => crate::kernel::cast(a, dtype),
         },
+        Reads::Nothing,
         |step| step.gradients(&[&|gradient| cast(gradient, step.inputs[0].dtype())]),
     )
 }

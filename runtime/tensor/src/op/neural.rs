@@ -5,7 +5,7 @@ mod attention;
 use smallvec::SmallVec;
 
 use super::{FLOATS, check_axis, check_dtypes, elementwise, linalg, reduce, shape};
-use crate::autodiff::gradients_by_parts;
+use crate::autodiff::{Reads, gradients_by_parts};
 use crate::context::check_cost;
 use crate::kernel::kernel;
 use crate::tensor::Sizes;
@@ -39,7 +39,7 @@ pub fn linear(a: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     shape[a.shape().len() - 1] = weight.shape()[1];
     check_cost(NAME, linalg::multiplications(&shape, weight.shape()[0]))?;
     let run = || kernel!(a => matrix::product((a, false), (weight, false), bias, &shape));
-    Tensor::compute(NAME, &shape, a.dtype(), &operands, run, |step| {
+    Tensor::compute(NAME, &shape, a.dtype(), &operands, run, Reads::Others, |step| {
         let (a, weight) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[
             &|g| linalg::product(NAME, g, false, weight, true, a.shape()),
@@ -70,7 +70,7 @@ pub fn gated_linear_unit(a: &Tensor) -> Result<Tensor, Misuse> {
         }
     }
     let run = || kernel!(a => activation::gated(a, &shape));
-    Tensor::compute(GATED, &shape, a.dtype(), &[a], run, |step| {
+    Tensor::compute(GATED, &shape, a.dtype(), &[a], run, Reads::Inputs, |step| {
         step.gradients(&[&|g| gated_gradient(&step.inputs[0], g)])
     })
 }
@@ -80,7 +80,7 @@ const GATED: &str = "neural.gated-linear-unit";
 /// With `J(a)` the Jacobian of the unit: its transpose times `c`, which has the shape of the unit's output.
 fn gated_gradient(a: &Tensor, c: &Tensor) -> Result<Tensor, Misuse> {
     let run = || kernel!(a => activation::gated_gradient(a, c));
-    Tensor::compute(GATED, a.shape(), a.dtype(), &[a, c], run, |step| {
+    Tensor::compute(GATED, a.shape(), a.dtype(), &[a, c], run, Reads::Inputs, |step| {
         let (a, c) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|u| gated_curvature(a, c, u), &|u| gated_tangent(a, u)])
     })
@@ -93,7 +93,7 @@ fn gated_tangent(a: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
         *size /= 2;
     }
     let run = || kernel!(a => activation::gated_tangent(a, u, &shape));
-    Tensor::compute(GATED, &shape, a.dtype(), &[a, u], run, |step| {
+    Tensor::compute(GATED, &shape, a.dtype(), &[a, u], run, Reads::Inputs, |step| {
         let (a, u) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|c| gated_curvature(a, c, u), &|c| gated_gradient(a, c)])
     })
@@ -103,7 +103,7 @@ fn gated_tangent(a: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
 fn gated_curvature(a: &Tensor, c: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
     use elementwise::{add, add_scalar, multiply, multiply_scalar, sigmoid};
     let run = || kernel!(a => activation::gated_curvature(a, c, u));
-    Tensor::compute(GATED, a.shape(), a.dtype(), &[a, c, u], run, |step| {
+    Tensor::compute(GATED, a.shape(), a.dtype(), &[a, c, u], run, Reads::Inputs, |step| {
         gradients_by_parts(step, |inputs| {
             let [a, c, u] = inputs else { unreachable!("a curvature has three inputs") };
             let axis = a.shape().len() - 1;
@@ -141,7 +141,7 @@ pub fn softmax(a: &Tensor, axis: usize) -> Result<Tensor, Misuse> {
 
 fn softmax_of_rows(a: &Tensor) -> Result<Tensor, Misuse> {
     let run = || kernel!(a => softmax::softmax(a));
-    Tensor::compute("neural.softmax", a.shape(), a.dtype(), &[a], run, |step| {
+    Tensor::compute("neural.softmax", a.shape(), a.dtype(), &[a], run, Reads::Output, |step| {
         step.gradients(&[&|g| softmax_product(step.output, g)])
     })
 }
@@ -149,7 +149,7 @@ fn softmax_of_rows(a: &Tensor) -> Result<Tensor, Misuse> {
 /// `y (g - <y, g>)` for each row: the product of the softmax's Jacobian, which is symmetric, with `g`.
 fn softmax_product(y: &Tensor, g: &Tensor) -> Result<Tensor, Misuse> {
     let run = || kernel!(y => softmax::softmax_product(y, g));
-    Tensor::compute("neural.softmax", y.shape(), y.dtype(), &[y, g], run, |step| {
+    Tensor::compute("neural.softmax", y.shape(), y.dtype(), &[y, g], run, Reads::Inputs, |step| {
         let (y, g) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|u| softmax_curvature(y, g, u), &|u| softmax_product(y, u)])
     })
@@ -159,7 +159,7 @@ fn softmax_product(y: &Tensor, g: &Tensor) -> Result<Tensor, Misuse> {
 fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
     use elementwise::{multiply, subtract};
     let run = || kernel!(y => softmax::softmax_curvature(y, g, u));
-    Tensor::compute("neural.softmax", y.shape(), y.dtype(), &[y, g, u], run, |step| {
+    Tensor::compute("neural.softmax", y.shape(), y.dtype(), &[y, g, u], run, Reads::Inputs, |step| {
         gradients_by_parts(step, |inputs| {
             let [y, g, u] = inputs else { unreachable!("a curvature has three inputs") };
             let overlap = |x: &Tensor| reduce::sum(&multiply(y, x)?, &[y.shape().len() - 1], true);
@@ -193,7 +193,7 @@ fn normalise(operation: &'static str, a: &Tensor, epsilon: f64, centred: bool) -
         return Err(Misuse::new(operation, format!("shape {:?} has no last axis to average over", a.shape())));
     }
     let run = || kernel!(a => norm::forward(a, epsilon, centred));
-    Tensor::compute(operation, a.shape(), a.dtype(), &[a], run, move |step| {
+    Tensor::compute(operation, a.shape(), a.dtype(), &[a], run, Reads::Inputs, move |step| {
         step.gradients(&[&|g| jacobian_product(operation, &step.inputs[0], g, epsilon, centred)])
     })
 }
@@ -208,7 +208,7 @@ fn jacobian_product(
     centred: bool,
 ) -> Result<Tensor, Misuse> {
     let run = || kernel!(a => norm::jacobian_product(a, g, epsilon, centred));
-    Tensor::compute(operation, a.shape(), a.dtype(), &[a, g], run, move |step| {
+    Tensor::compute(operation, a.shape(), a.dtype(), &[a, g], run, Reads::Inputs, move |step| {
         let (a, g, u) = (&step.inputs[0], &step.inputs[1], step.gradient);
         step.gradients(&[&|_| curvature(operation, a, g, u, epsilon, centred), &|u| {
             jacobian_product(operation, a, u, epsilon, centred)
@@ -226,7 +226,7 @@ fn curvature(
     centred: bool,
 ) -> Result<Tensor, Misuse> {
     let run = || kernel!(a => norm::curvature(a, g, u, epsilon, centred));
-    Tensor::compute(operation, a.shape(), a.dtype(), &[a, g, u], run, move |step| {
+    Tensor::compute(operation, a.shape(), a.dtype(), &[a, g, u], run, Reads::Inputs, move |step| {
         gradients_by_parts(step, |inputs| composed_curvature(operation, inputs, epsilon, centred))
     })
 }

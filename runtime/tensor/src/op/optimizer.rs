@@ -69,7 +69,7 @@ pub fn adam(
             if let Some(other) = four.iter().find(|tensor| tensor.shape() != four[0].shape()) {
                 return Err(Misuse::new(NAME, format!("parameter {k} is {:?}, one of its tensors {other:?}", four[0])));
             }
-            check_devices(NAME, &four[0].0.device, &four[1..])?;
+            check_devices(NAME, &four[0].node.device, &four[1..])?;
             let (parameter, first, second) =
                 crate::tensor::guarded(&four[0].device(), || kernel!(four[0] => adam(four, options)));
             let make = |value| Tensor::constant(NAME, four[0].shape(), four[0].dtype(), &four, || value);

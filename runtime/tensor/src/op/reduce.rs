@@ -1,6 +1,7 @@
 //! Reductions over axes, in a fixed order of summation.
 
 use super::{FLOATS, NUMBERS, check_axis, elementwise, index, shape};
+use crate::autodiff::Reads;
 use crate::kernel::reduce::Extreme;
 use crate::kernel::{self, kernel};
 use crate::tensor::Sizes;
@@ -36,6 +37,7 @@ pub fn sum(a: &Tensor, axes: &[usize], keep_axes: bool) -> Result<Tensor, Misuse
         a.dtype(),
         &[a],
         || kernel!(a => reduce::sum(a, &is_reduced, result)),
+        Reads::Nothing,
         move |step| step.gradients(&[&|g| shape::broadcast_to(&shape::reshape(g, &stretch)?, step.inputs[0].shape())]),
     )
 }
@@ -86,7 +88,7 @@ fn extreme(
     let taken = if a.is_on_device() {
         // Where it is matters to the gradient alone, and integers are with the host.
         let (run, shape) = (|| kernel::device::reduce::extreme(a, axis, which), kept.clone());
-        Tensor::compute(operation, &kept, a.dtype(), &[a], run, move |step| {
+        Tensor::compute(operation, &kept, a.dtype(), &[a], run, Reads::Inputs, move |step| {
             let a = &step.inputs[0];
             let places = places(operation, which, a, axis, &shape)?;
             step.gradients(&[&|g| index::scatter_add(g, axis, &places, a.shape()[axis])])

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{FLOATS, check_dtypes, check_indices, check_rank};
+use crate::autodiff::Reads;
 use crate::context::check_cost;
 use crate::kernel::device::segment::Table;
 use crate::memory::{self, Reservation};
@@ -30,7 +31,7 @@ pub fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, count: usize)
         Some(table) => kernel::device::segment::outer_sum(left, right, table, &shape),
         None => kernel::segment::outer_sum(left, right, segments, &shape),
     };
-    Tensor::compute(NAME, &shape, left.dtype(), &[left, right], run, move |step| {
+    Tensor::compute(NAME, &shape, left.dtype(), &[left, right], run, Reads::Others, move |step| {
         step.gradients(&[&|g| contract_right(&step.inputs[1], g, &places), &|g| {
             contract_left(&step.inputs[0], g, &places)
         }])
@@ -53,7 +54,7 @@ pub fn contract_left(left: &Tensor, blocks: &Tensor, segments: &Tensor) -> Resul
         Some(table) => kernel::device::segment::contract(left, blocks, table, false, &shape),
         None => kernel::segment::contract(left, blocks, segments, false, &shape),
     };
-    Tensor::compute(NAME, &shape, left.dtype(), &[left, blocks], run, move |step| {
+    Tensor::compute(NAME, &shape, left.dtype(), &[left, blocks], run, Reads::Others, move |step| {
         let (left, blocks) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| contract_right(g, blocks, &places), &|g| outer_sum(left, g, &places, blocks.shape()[0])])
     })
@@ -75,7 +76,7 @@ pub fn contract_right(right: &Tensor, blocks: &Tensor, segments: &Tensor) -> Res
         Some(table) => kernel::device::segment::contract(right, blocks, table, true, &shape),
         None => kernel::segment::contract(right, blocks, segments, true, &shape),
     };
-    Tensor::compute(NAME, &shape, right.dtype(), &[right, blocks], run, move |step| {
+    Tensor::compute(NAME, &shape, right.dtype(), &[right, blocks], run, Reads::Others, move |step| {
         let (right, blocks) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| contract_left(g, blocks, &places), &|g| outer_sum(g, right, &places, blocks.shape()[0])])
     })

@@ -1,10 +1,10 @@
 //! The same elements in another arrangement. Any dtype.
 
 use super::{broadcast_shape, check_axis, sum_to};
-use crate::autodiff::Contribution;
+use crate::autodiff::{Contribution, Reads};
 use crate::kernel::kernel;
-use crate::tensor::{Sizes, checked_bytes, reshaped};
-use crate::{DType, MAX_RANK, Misuse, Tensor, memory};
+use crate::tensor::{Sizes, reshaped};
+use crate::{MAX_RANK, Misuse, Tensor, memory};
 
 /// The same elements, row-major, in another shape with as many.
 ///
@@ -23,7 +23,7 @@ pub fn reshape(a: &Tensor, shape: &[usize]) -> Result<Tensor, Misuse> {
         ));
     }
     let run = || reshaped(a.value(), a.burn_shape(shape), a.dtype());
-    Tensor::compute(NAME, shape, a.dtype(), &[a], run, |step| {
+    Tensor::compute(NAME, shape, a.dtype(), &[a], run, Reads::Nothing, |step| {
         step.gradients(&[&|g| reshape(g, step.inputs[0].shape())])
     })
 }
@@ -49,7 +49,9 @@ pub fn permute(a: &Tensor, axes: &[usize]) -> Result<Tensor, Misuse> {
     }
     let shape: Sizes = axes.iter().map(|&axis| a.shape()[axis]).collect();
     let run = || kernel!(a => shape::permute(a, axes, &shape));
-    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| step.gradients(&[&|g| permute(g, &inverse)]))
+    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, Reads::Nothing, move |step| {
+        step.gradients(&[&|g| permute(g, &inverse)])
+    })
 }
 
 /// `a` stretched to `shape` by the broadcasting rule.
@@ -69,7 +71,9 @@ pub fn broadcast_to(a: &Tensor, shape: &[usize]) -> Result<Tensor, Misuse> {
     aligned.extend_from_slice(a.shape());
     let a = &reshape(a, &aligned)?;
     let run = || kernel!(a => shape::broadcast(a, shape));
-    Tensor::compute(NAME, shape, a.dtype(), &[a], run, |step| step.gradients(&[&|g| sum_to(g, step.inputs[0].shape())]))
+    Tensor::compute(NAME, shape, a.dtype(), &[a], run, Reads::Nothing, |step| {
+        step.gradients(&[&|g| sum_to(g, step.inputs[0].shape())])
+    })
 }
 
 /// The tensors one after another along `axis`.
@@ -93,13 +97,13 @@ pub fn concatenate(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Misuse> {
         .try_fold(0_usize, |sum, tensor| sum.checked_add(tensor.shape()[axis]))
         .ok_or_else(|| Misuse::new(NAME, "the axis becomes too long"))?;
     // A history of gradients keeps the list, which can be far longer than the result is large.
-    let list = memory::reserve(NAME, checked_bytes(NAME, &[tensors.len()], DType::Int64)?)?;
+    let list = memory::reserve(NAME, tensors.len().saturating_mul(size_of::<Tensor>()))?;
     let run = || {
         // Tensors without elements are on no device.
         let first = tensors.iter().find(|tensor| tensor.count() > 0).unwrap_or(&tensors[0]);
         kernel!(first => shape::concatenate(tensors, axis, &shape))
     };
-    Tensor::compute(NAME, &shape, first.dtype(), tensors, run, move |step| {
+    Tensor::compute(NAME, &shape, first.dtype(), tensors, run, Reads::Nothing, move |step| {
         let _kept = &list;
         let mut start = 0;
         let mut gradients = crate::autodiff::Gradients::new();
@@ -127,7 +131,7 @@ pub fn slice(a: &Tensor, axis: usize, start: usize, end: usize) -> Result<Tensor
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = end - start;
     let run = || kernel!(a => shape::slice(a, axis, start, &shape));
-    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, move |step| {
+    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, Reads::Nothing, move |step| {
         Ok([Some(Contribution::Part { axis, start, value: step.gradient.clone() })].into_iter().collect())
     })
 }

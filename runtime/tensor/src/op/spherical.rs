@@ -1,6 +1,7 @@
 //! Functions of directions and distances.
 
 use super::{FLOATS, check_dtypes, check_rank, elementwise, linalg, reduce, shape};
+use crate::autodiff::Reads;
 use crate::kernel::kernel;
 use crate::tensor::check_devices;
 use crate::{Misuse, Tensor, kernel};
@@ -27,7 +28,7 @@ pub fn solid_harmonics(vectors: &Tensor, max_degree: usize) -> Result<Tensor, Mi
     }
     let shape = [vectors.shape()[0], (max_degree + 1) * (max_degree + 1)];
     let run = || kernel!(vectors => harmonics::forward(vectors, max_degree, &shape));
-    Tensor::compute(NAME, &shape, vectors.dtype(), &[vectors], run, move |step| {
+    Tensor::compute(NAME, &shape, vectors.dtype(), &[vectors], run, Reads::Inputs, move |step| {
         step.gradients(&[&|g| harmonics_gradient(&step.inputs[0], g, max_degree)])
     })
 }
@@ -76,7 +77,7 @@ pub fn piecewise_polynomial(x: &Tensor, coefficients: &Tensor, lower: f64, upper
     if coefficients.is_tracked() {
         return Err(Misuse::new(NAME, "`coefficients` are tracked; they cannot be differentiated: `detach` them"));
     }
-    check_devices(NAME, &x.0.device, &[coefficients])?;
+    check_devices(NAME, &x.node.device, &[coefficients])?;
     polynomial_derivative(x, coefficients, [lower, upper], 0)
 }
 
@@ -85,7 +86,7 @@ fn polynomial_derivative(x: &Tensor, coefficients: &Tensor, bounds: [f64; 2], or
     let shape = [x.shape()[0], coefficients.shape()[2]];
     let run = || kernel!(x => polynomial(x, coefficients, bounds, order, &shape));
     let table = coefficients.clone();
-    Tensor::compute("spherical.piecewise-polynomial", &shape, x.dtype(), &[x], run, move |step| {
+    Tensor::compute("spherical.piecewise-polynomial", &shape, x.dtype(), &[x], run, Reads::Inputs, move |step| {
         step.gradients(&[&|g| {
             let slope = polynomial_derivative(&step.inputs[0], &table, bounds, order + 1)?;
             reduce::sum(&elementwise::multiply(g, &slope)?, &[1], false)

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::super::{check_indices, check_rank};
 use super::{FLOATS, check_dtypes, elementwise};
-use crate::autodiff::gradients_by_parts;
+use crate::autodiff::{Reads, gradients_by_parts};
 use crate::context::check_cost;
 use crate::kernel::attention::{self as processor, Neighbourhoods};
 use crate::kernel::device::attention::{self as device, Classes};
@@ -107,7 +107,7 @@ pub fn attention(
     if !scale.is_finite() {
         return Err(Misuse::new(NAME, format!("scale is {scale}, expected a finite number")));
     }
-    check_devices(NAME, &queries.0.device, &[keys, values, bias])?;
+    check_devices(NAME, &queries.node.device, &[keys, values, bias])?;
     check_indices(NAME, segments, count)?;
     let of = Arc::new(Pairs::new(segments, count, heads, queries)?);
     let weights = elementwise::multiply_scalar(&scores(queries, keys, &of)?, scale)?;
@@ -119,7 +119,7 @@ pub fn attention(
 fn scores(x: &Tensor, y: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     check_cost(NAME, of.multiplications(x.shape()[1]))?;
     let (run, within) = (|| kernel!(of => scores(x, y)), of.clone());
-    Tensor::compute(NAME, &[of.entries()], x.dtype(), &[x, y], run, move |step| {
+    Tensor::compute(NAME, &[of.entries()], x.dtype(), &[x, y], run, Reads::Others, move |step| {
         step.gradients(&[&|g| mix(g, &step.inputs[1], &within, false), &|g| mix(g, &step.inputs[0], &within, true)])
     })
 }
@@ -132,7 +132,7 @@ fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Pairs>, transposed: bool) -> Re
         Pairs::Device(of) => device::mix(weights, rows, of, transposed),
     };
     let within = of.clone();
-    Tensor::compute(NAME, rows.shape(), rows.dtype(), &[weights, rows], run, move |step| {
+    Tensor::compute(NAME, rows.shape(), rows.dtype(), &[weights, rows], run, Reads::Others, move |step| {
         let (weights, rows) = (&step.inputs[0], &step.inputs[1]);
         let by_weights = |g: &Tensor| if transposed { scores(rows, g, &within) } else { scores(g, rows, &within) };
         step.gradients(&[&by_weights, &|g| mix(weights, g, &within, !transposed)])
@@ -142,7 +142,7 @@ fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Pairs>, transposed: bool) -> Re
 /// `w[h, i, j] = values[j]`.
 fn columns(values: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     let (run, within) = (|| kernel!(of => columns(values)), of.clone());
-    Tensor::compute(NAME, &[of.entries()], values.dtype(), &[values], run, move |step| {
+    Tensor::compute(NAME, &[of.entries()], values.dtype(), &[values], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| column_sums(g, step.inputs[0].shape(), &within)])
     })
 }
@@ -150,7 +150,7 @@ fn columns(values: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
 /// The transpose of [`columns`].
 fn column_sums(weights: &Tensor, shape: &[usize], of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     let (run, within) = (|| kernel!(of => column_sums(weights)), of.clone());
-    Tensor::compute(NAME, shape, weights.dtype(), &[weights], run, move |step| {
+    Tensor::compute(NAME, shape, weights.dtype(), &[weights], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| columns(g, &within)])
     })
 }
@@ -158,7 +158,7 @@ fn column_sums(weights: &Tensor, shape: &[usize], of: &Arc<Pairs>) -> Result<Ten
 /// The softmax of each row of `w`.
 fn softmax(scores: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     let (run, within) = (|| kernel!(of => softmax(scores)), of.clone());
-    Tensor::compute(NAME, scores.shape(), scores.dtype(), &[scores], run, move |step| {
+    Tensor::compute(NAME, scores.shape(), scores.dtype(), &[scores], run, Reads::Output, move |step| {
         step.gradients(&[&|g| softmax_product(step.output, g, &within)])
     })
 }
@@ -166,7 +166,7 @@ fn softmax(scores: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
 /// `y (g - <y, g>)` for each row: the product of the softmax's Jacobian, which is symmetric, with `g`.
 fn softmax_product(y: &Tensor, g: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     let (run, within) = (|| kernel!(of => softmax_product(y, g)), of.clone());
-    Tensor::compute(NAME, y.shape(), y.dtype(), &[y, g], run, move |step| {
+    Tensor::compute(NAME, y.shape(), y.dtype(), &[y, g], run, Reads::Inputs, move |step| {
         let (y, g) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|u| softmax_curvature(y, g, u, &within), &|u| softmax_product(y, u, &within)])
     })
@@ -176,7 +176,7 @@ fn softmax_product(y: &Tensor, g: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Mi
 fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     use elementwise::{multiply, subtract};
     let (run, within) = (|| kernel!(of => softmax_curvature([y, g, u])), of.clone());
-    Tensor::compute(NAME, y.shape(), y.dtype(), &[y, g, u], run, move |step| {
+    Tensor::compute(NAME, y.shape(), y.dtype(), &[y, g, u], run, Reads::Inputs, move |step| {
         gradients_by_parts(step, |inputs| {
             let [y, g, u] = inputs else { unreachable!("a curvature has three inputs") };
             let overlap = |x: &Tensor| row_sums(&multiply(y, x)?, &within);
@@ -188,7 +188,7 @@ fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Arc<Pairs>) -> Res
 /// Each entry of `w` becomes the sum of its row: a symmetric operation, and so its own transpose.
 fn row_sums(weights: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     let (run, within) = (|| kernel!(of => row_sums(weights)), of.clone());
-    Tensor::compute(NAME, weights.shape(), weights.dtype(), &[weights], run, move |step| {
+    Tensor::compute(NAME, weights.shape(), weights.dtype(), &[weights], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| row_sums(g, &within)])
     })
 }
