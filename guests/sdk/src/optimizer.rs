@@ -85,7 +85,8 @@ pub fn clip_gradients(gradients: Vec<Tensor>, maximum: f64) -> Vec<Tensor> {
         return gradients;
     }
     let norm = Tensor::concatenate(&rows.iter().collect::<Vec<_>>(), 0).square().sum_all().sqrt();
+    drop(rows);
     // as torch does, so that a norm of 0 divides by something
     let factor = (maximum / (norm + 1e-6)).clamp(0.0, 1.0);
-    gradients.iter().map(|gradient| gradient * &factor).collect()
+    gradients.into_iter().map(|gradient| gradient * &factor).collect()
 }

@@ -122,7 +122,7 @@ impl CheckpointFile {
     ///
     /// See [`TensorFile::to_bytes`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
-        TensorFile { description: self.description()?, tensors: self.tensors.clone() }.to_bytes()
+        TensorFile::bytes_of(&self.description()?, &self.tensors)
     }
 
     /// Reads what [`CheckpointFile::to_bytes`] wrote.

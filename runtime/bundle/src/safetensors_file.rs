@@ -168,9 +168,14 @@ impl TensorFile {
     /// Refuses what could not be read back: two tensors of one name, bytes that do not fit the shape, more than 100,000
     /// tensors or a header above 16 MiB.
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
-        check_count(self.tensors.len())?;
+        Self::bytes_of(&self.description, &self.tensors)
+    }
+
+    /// As [`TensorFile::to_bytes`], of tensors that somebody else keeps: they can be most of the memory.
+    pub(crate) fn bytes_of(description: &serde_json::Value, tensors: &[NamedTensor]) -> Result<Vec<u8>, FormatError> {
+        check_count(tensors.len())?;
         let mut views = BTreeMap::new();
-        for tensor in &self.tensors {
+        for tensor in tensors {
             tensor.check()?;
             let view = TensorView::new(tensor.element_type.to_dtype(), tensor.shape.clone(), &tensor.bytes)
                 .map_err(from_safetensors)?;
@@ -181,7 +186,7 @@ impl TensorFile {
                 });
             }
         }
-        let metadata = HashMap::from([(DESCRIPTION_KEY.to_owned(), self.description.to_string())]);
+        let metadata = HashMap::from([(DESCRIPTION_KEY.to_owned(), description.to_string())]);
         let bytes = safetensors::serialize(views, Some(metadata)).map_err(from_safetensors)?;
         header_of(&bytes, bytes.len() as u64)?;
         Ok(bytes)

@@ -371,13 +371,16 @@ impl<N: Network> GradientTrainer<N> {
             let parameters = self.trained.of(&mut model.network).parameters();
             let mut gradients =
                 grad(&[&loss], &parameters.iter().map(|(_, parameter)| parameter).collect::<Vec<_>>(), false);
+            // the history of the loss, most of the memory, ends before new weights and moments are made
+            let reached = loss.detach();
+            drop(loss);
             if let Some(maximum) = self.hypers.grad_clip_norm {
                 gradients = clip_gradients(gradients, maximum);
             }
             let learning_rate = schedule.rate(self.optimizer.steps());
             self.optimizer.step(&mut self.trained.of(&mut model.network), &gradients, learning_rate);
             self.trained.after_step(&mut model.network);
-            totals.add(&loss, terms);
+            totals.add(&reached, terms);
             report::step(epoch, self.hypers.num_epochs, done + 1, order.len());
         }
         Ok(totals)
