@@ -4,7 +4,7 @@ use crate::architecture::MAX_COMPONENT_BYTES;
 use crate::atomic_file::write_atomically;
 use crate::error::{BundleError, FileKind, FormatError};
 use crate::layout::{check_size, is_tar};
-use crate::safetensors_file::{NamedTensor, TensorFile, printable};
+use crate::safetensors_file::{LaidOut, NamedTensor, TensorFile, printable};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fs::File;
@@ -88,8 +88,8 @@ impl CheckpointFile {
     ///
     /// When the tensors are no fit content (see [`TensorFile::to_bytes`]) or the file cannot be written.
     pub fn write(&self, path: &Path) -> Result<(), BundleError> {
-        let bytes = self.to_bytes().map_err(BundleError::unwritable(FileKind::Checkpoint, path))?;
-        write_atomically(path, |file| file.write_all(&bytes)).map_err(BundleError::write(FileKind::Checkpoint, path))
+        let laid_out = self.laid_out().map_err(BundleError::unwritable(FileKind::Checkpoint, path))?;
+        write_atomically(path, |file| laid_out.write_to(file)).map_err(BundleError::write(FileKind::Checkpoint, path))
     }
 
     /// Reads the checkpoint at `path`.
@@ -122,7 +122,11 @@ impl CheckpointFile {
     ///
     /// See [`TensorFile::to_bytes`].
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
-        TensorFile::bytes_of(&self.description()?, &self.tensors)
+        Ok(self.laid_out()?.to_bytes())
+    }
+
+    fn laid_out(&self) -> Result<LaidOut<'_>, FormatError> {
+        LaidOut::new(&self.description()?, &self.tensors)
     }
 
     /// Reads what [`CheckpointFile::to_bytes`] wrote.

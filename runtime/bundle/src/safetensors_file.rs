@@ -18,11 +18,13 @@
 
 use crate::error::FormatError;
 use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
+use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo, TensorView};
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
+use std::io::{self, Write};
 
 /// The largest header that is read or written, in bytes. A header takes about 100 bytes a tensor, so this holds the
 /// largest number of tensors with room for the description.
@@ -38,6 +40,8 @@ const MAX_TEXTS: usize = 100;
 /// The one key of the header's metadata that we write. One, because the safetensors crate writes several in random
 /// order, and the same model must give the same bytes.
 const DESCRIPTION_KEY: &str = "kilnbox";
+/// The tensors begin at a multiple of this, in bytes.
+const ALIGNMENT: usize = 8;
 
 /// The type of a tensor's numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -151,6 +155,62 @@ impl NamedTensor {
     }
 }
 
+/// A file that is yet to be written, of tensors that somebody else keeps: they can be most of the memory, and are not copied.
+pub(crate) struct LaidOut<'a> {
+    /// The length of the description of all tensors, and that description.
+    header: Vec<u8>,
+    /// The tensors in the order of the file.
+    tensors: Vec<&'a NamedTensor>,
+}
+
+impl<'a> LaidOut<'a> {
+    /// # Errors
+    ///
+    /// See [`TensorFile::to_bytes`].
+    pub(crate) fn new(description: &serde_json::Value, tensors: &'a [NamedTensor]) -> Result<Self, FormatError> {
+        check_count(tensors.len())?;
+        let mut names = BTreeSet::new();
+        for tensor in tensors {
+            tensor.check()?;
+            if !names.insert(tensor.name.as_str()) {
+                return Err(FormatError::Tensor {
+                    tensor: tensor.name.clone(),
+                    detail: "there are two tensors of this name".to_owned(),
+                });
+            }
+        }
+        // As the safetensors crate orders them: wide types first, so that all are aligned.
+        let mut tensors: Vec<&NamedTensor> = tensors.iter().collect();
+        tensors.sort_by_key(|tensor| (Reverse(tensor.element_type.to_dtype()), &tensor.name));
+        let mut end = 0;
+        let infos = tensors.iter().map(|tensor| {
+            let start = end;
+            end += tensor.bytes.len();
+            let (dtype, shape) = (tensor.element_type.to_dtype(), tensor.shape.clone());
+            (tensor.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
+        });
+        let infos = infos.collect();
+        let metadata = HashMap::from([(DESCRIPTION_KEY.to_owned(), description.to_string())]);
+        let metadata = Metadata::new(Some(metadata), infos).map_err(from_safetensors)?;
+        let mut json =
+            serde_json::to_vec(&metadata).map_err(|error| FormatError::Description(printable(&error.to_string())))?;
+        json.resize(json.len().next_multiple_of(ALIGNMENT), b' ');
+        let header = [&(json.len() as u64).to_le_bytes()[..], &json].concat();
+        header_of(&header, (header.len() + end) as u64)?;
+        Ok(Self { header, tensors })
+    }
+
+    pub(crate) fn write_to(&self, file: &mut dyn Write) -> io::Result<()> {
+        file.write_all(&self.header)?;
+        self.tensors.iter().try_for_each(|tensor| file.write_all(&tensor.bytes))
+    }
+
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let parts = std::iter::once(&self.header[..]).chain(self.tensors.iter().map(|tensor| &tensor.bytes[..]));
+        parts.collect::<Vec<_>>().concat()
+    }
+}
+
 /// Named tensors and a JSON description of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TensorFile {
@@ -168,28 +228,7 @@ impl TensorFile {
     /// Refuses what could not be read back: two tensors of one name, bytes that do not fit the shape, more than 100,000
     /// tensors or a header above 16 MiB.
     pub fn to_bytes(&self) -> Result<Vec<u8>, FormatError> {
-        Self::bytes_of(&self.description, &self.tensors)
-    }
-
-    /// As [`TensorFile::to_bytes`], of tensors that somebody else keeps: they can be most of the memory.
-    pub(crate) fn bytes_of(description: &serde_json::Value, tensors: &[NamedTensor]) -> Result<Vec<u8>, FormatError> {
-        check_count(tensors.len())?;
-        let mut views = BTreeMap::new();
-        for tensor in tensors {
-            tensor.check()?;
-            let view = TensorView::new(tensor.element_type.to_dtype(), tensor.shape.clone(), &tensor.bytes)
-                .map_err(from_safetensors)?;
-            if views.insert(tensor.name.as_str(), view).is_some() {
-                return Err(FormatError::Tensor {
-                    tensor: tensor.name.clone(),
-                    detail: "there are two tensors of this name".to_owned(),
-                });
-            }
-        }
-        let metadata = HashMap::from([(DESCRIPTION_KEY.to_owned(), description.to_string())]);
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(from_safetensors)?;
-        header_of(&bytes, bytes.len() as u64)?;
-        Ok(bytes)
+        Ok(LaidOut::new(&self.description, &self.tensors)?.to_bytes())
     }
 
     /// Checks the beginning of a file that has `size` bytes, as far as can be told without its tensors: `beginning` is the whole file, or at least as much of
@@ -466,6 +505,30 @@ mod tests {
         ]);
         let bytes = written.to_bytes().expect("the file is made");
         assert_eq!(TensorFile::from_bytes(&bytes).expect("the file is read"), written);
+    }
+
+    #[test]
+    fn the_bytes_are_those_that_the_safetensors_crate_writes() {
+        let written = file(vec![
+            tensor("z", ElementType::F64, &[1], &1.5_f64.to_le_bytes()),
+            tensor("b \"quoted\"", ElementType::F32, &[2, 1], &[0; 8]),
+            tensor("a", ElementType::F32, &[], &[1; 4]),
+            tensor("a.bool", ElementType::Bool, &[3], &[0, 1, 1]),
+            tensor("empty", ElementType::I64, &[0, 5], &[]),
+        ]);
+        let views = written.tensors.iter().map(|tensor| {
+            let dtype = tensor.element_type.to_dtype();
+            (tensor.name.as_str(), TensorView::new(dtype, tensor.shape.clone(), &tensor.bytes).expect("a view"))
+        });
+        let metadata = HashMap::from([(DESCRIPTION_KEY.to_owned(), written.description.to_string())]);
+        let theirs = safetensors::serialize(views, Some(metadata)).expect("the crate writes it");
+        assert_eq!(written.to_bytes().expect("the file is made"), theirs);
+        let mut streamed = Vec::new();
+        LaidOut::new(&written.description, &written.tensors)
+            .expect("the file is laid out")
+            .write_to(&mut streamed)
+            .expect("a vector takes all");
+        assert_eq!(streamed, theirs);
     }
 
     #[test]
