@@ -379,6 +379,13 @@ pub mod autodiff {
         .collect()
     }
 
+    pub fn grad_and_release(outputs: Vec<Tensor>, inputs: &[&Tensor], output_gradients: &[&Tensor]) -> Vec<Tensor> {
+        let inputs: Vec<_> = inputs.iter().map(|tensor| &tensor.0).collect();
+        let output_gradients: Vec<_> = output_gradients.iter().map(|tensor| &tensor.0).collect();
+        let outputs = outputs.into_iter().map(|tensor| tensor.0).collect();
+        must(autodiff::grad_and_release(outputs, &inputs, &output_gradients)).into_iter().map(Tensor).collect()
+    }
+
     pub fn set_recording(enabled: bool) -> bool {
         autodiff::set_recording(enabled)
     }

@@ -510,6 +510,13 @@ pub fn grad_weighted(outputs: &[&Tensor], inputs: &[&Tensor], weights: &[&Tensor
         .collect()
 }
 
+/// As [`grad`] without `create_graph`, of outputs that are not needed any more: their history, most of the memory of a training step, is freed while the
+/// gradients are found.
+pub fn grad_and_release(outputs: Vec<Tensor>, inputs: &[&Tensor]) -> Vec<Tensor> {
+    let outputs = outputs.into_iter().map(|output| output.0).collect();
+    autodiff::grad_and_release(outputs, &handles(inputs), &[]).into_iter().map(Tensor).collect()
+}
+
 /// Runs `work` without recording its operations: nothing in it can be differentiated, and its intermediate results are freed at once.
 pub fn without_recording<T>(work: impl FnOnce() -> T) -> T {
     let before = autodiff::set_recording(false);

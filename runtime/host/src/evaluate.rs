@@ -203,16 +203,11 @@ impl Session {
         let requested: Vec<ModelOutput> = requests.iter().map(|request| request.output.clone()).collect();
         let maps = self.forward(model, tracked.systems, &requested, selected_atoms)?;
         let outputs = maps.into_iter().zip(requests).map(|(map, request)| {
-            let of = |leaf: &Option<Tensor>, wanted: bool| match leaf {
-                Some(leaf) if wanted => gradient(&map, leaf).map(Some),
-                _ => Ok(None),
-            };
-            Ok(EvaluatedOutput {
-                name: request.output.name.clone(),
-                position_gradients: of(&tracked.positions, request.position_gradients)?,
-                strain_gradients: of(&tracked.strain, request.strain_gradients)?,
-                values: read_map(&map)?,
-            })
+            let values = read_map(&map)?;
+            let positions = tracked.positions.as_ref().filter(|_| request.position_gradients);
+            let strain = tracked.strain.as_ref().filter(|_| request.strain_gradients);
+            let [position_gradients, strain_gradients] = gradients(map, [positions, strain])?;
+            Ok(EvaluatedOutput { name: request.output.name.clone(), position_gradients, strain_gradients, values })
         });
         let outputs: Result<Vec<_>, Misuse> = outputs.collect();
         self.host(|_| Ok(outputs?))
@@ -378,8 +373,12 @@ fn add_to(sum: &mut [f64], values: &[f64]) {
     sum.iter_mut().zip(values).for_each(|(sum, value)| *sum += value);
 }
 
-/// The gradient of the sum of all values.
-fn gradient(map: &Map, leaf: &Tensor) -> Result<Vec<f64>, Misuse> {
+/// The gradients of the sum of all values by the leaves that there are.
+fn gradients(map: Map, leaves: [Option<&Tensor>; 2]) -> Result<[Option<Vec<f64>>; 2], Misuse> {
+    let wanted: Vec<&Tensor> = leaves.into_iter().flatten().collect();
+    if wanted.is_empty() {
+        return Ok([None, None]);
+    }
     let mut total: Option<Tensor> = None;
     for block in &map.blocks {
         let sum = reduce::sum(&block.values, &[], false)?;
@@ -388,10 +387,17 @@ fn gradient(map: &Map, leaf: &Tensor) -> Result<Vec<f64>, Misuse> {
             Some(total) => elementwise::add(&total, &sum)?,
         });
     }
-    match total {
-        None => Ok(vec![0.0; leaf.count()]),
-        Some(total) => autodiff::grad(&[&total], &[leaf], &[], false)?[0].read_float64(),
-    }
+    // The values have been read: with them the history goes, as far as it has been walked.
+    drop(map);
+    let found: Vec<Vec<f64>> = match total {
+        None => wanted.iter().map(|leaf| vec![0.0; leaf.count()]).collect(),
+        Some(total) => {
+            let gradients = autodiff::grad_and_release(vec![total], &wanted, &[])?;
+            gradients.iter().map(Tensor::read_float64).collect::<Result<_, _>>()?
+        }
+    };
+    let mut found = found.into_iter();
+    Ok(leaves.map(|leaf| leaf.and_then(|_| found.next())))
 }
 
 fn read_map(map: &Map) -> Result<TensorMap, Misuse> {

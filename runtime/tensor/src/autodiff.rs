@@ -154,20 +154,45 @@ pub fn grad(
     output_gradients: &[&Tensor],
     create_graph: bool,
 ) -> Result<Vec<Tensor>, Misuse> {
-    check(outputs, inputs, output_gradients)?;
+    let outputs: Vec<Tensor> = outputs.iter().map(|&output| output.clone()).collect();
+    gradients("autodiff.grad", outputs, inputs, output_gradients, create_graph)
+}
+
+/// As [`grad`] without `create_graph`, of outputs that nobody needs any more: what only their history keeps is freed on the way back.
+///
+/// # Errors
+/// As [`grad`].
+pub fn grad_and_release(
+    outputs: Vec<Tensor>,
+    inputs: &[&Tensor],
+    output_gradients: &[&Tensor],
+) -> Result<Vec<Tensor>, Misuse> {
+    gradients("autodiff.grad-and-release", outputs, inputs, output_gradients, false)
+}
+
+fn gradients(
+    operation: &'static str,
+    outputs: Vec<Tensor>,
+    inputs: &[&Tensor],
+    output_gradients: &[&Tensor],
+    create_graph: bool,
+) -> Result<Vec<Tensor>, Misuse> {
+    check(operation, &outputs, inputs, output_gradients)?;
     let (_scope, stop) = (RecordingScope::set(create_graph), Stop::current());
-    let wanted = nodes_between(outputs, inputs, &stop);
+    let wanted = nodes_between(&outputs, inputs, &stop);
     let targets: HashSet<u64> = inputs.iter().map(|input| input.node.id).collect();
     let mut found: HashMap<u64, Tensor> = HashMap::new();
     // The largest number first: by the time a node is reached, everything computed from it has been.
     let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
-    for (k, &output) in outputs.iter().enumerate().filter(|(_, output)| wanted.contains(&output.node.id)) {
+    for (k, output) in outputs.iter().enumerate().filter(|(_, output)| wanted.contains(&output.node.id)) {
         let gradient = match output_gradients.get(k) {
             Some(&gradient) => gradient.clone(),
             None => Tensor::full(&output.device(), output.shape(), 1.0, output.dtype())?,
         };
         Pending::add(&mut pending, output, Contribution::Whole(gradient))?;
     }
+    // From here on a node that nobody else has lives until the walk has passed it.
+    drop(outputs);
     while let Some((id, entry)) = pending.pop_last() {
         stop.check();
         let (tensor, gradient) = entry.total()?;
@@ -207,7 +232,7 @@ pub(crate) fn gradients_by_parts(
     };
     let needed: Vec<usize> = (0..aliases.len()).filter(|&k| step.needs(k)).collect();
     let by: Vec<&Tensor> = needed.iter().map(|&k| &aliases[k]).collect();
-    let mut found = grad(&[&output], &by, &[step.gradient], create_graph)?.into_iter();
+    let mut found = gradients("autodiff.grad", vec![output], &by, &[step.gradient], create_graph)?.into_iter();
     Ok((0..aliases.len()).map(|k| if step.needs(k) { found.next().map(Contribution::Whole) } else { None }).collect())
 }
 
@@ -228,25 +253,29 @@ fn alias(a: &Tensor, recorded: bool) -> Result<Tensor, Misuse> {
     )
 }
 
-fn check(outputs: &[&Tensor], inputs: &[&Tensor], output_gradients: &[&Tensor]) -> Result<(), Misuse> {
-    const NAME: &str = "autodiff.grad";
-    for tensor in outputs.iter().chain(inputs) {
-        tensor.expect_dtype(NAME, &[DType::Float32, DType::Float64])?;
+fn check(
+    operation: &'static str,
+    outputs: &[Tensor],
+    inputs: &[&Tensor],
+    output_gradients: &[&Tensor],
+) -> Result<(), Misuse> {
+    for tensor in outputs.iter().chain(inputs.iter().copied()) {
+        tensor.expect_dtype(operation, &[DType::Float32, DType::Float64])?;
     }
     if output_gradients.is_empty() {
         return Ok(());
     }
     if output_gradients.len() != outputs.len() {
         return Err(Misuse::new(
-            NAME,
+            operation,
             format!("{} output gradients for {} outputs", output_gradients.len(), outputs.len()),
         ));
     }
     for (output, gradient) in outputs.iter().zip(output_gradients) {
         if output.shape() != gradient.shape() || output.dtype() != gradient.dtype() {
-            return Err(Misuse::new(NAME, format!("an output is {output:?}, its gradient {gradient:?}")));
+            return Err(Misuse::new(operation, format!("an output is {output:?}, its gradient {gradient:?}")));
         }
-        check_devices(NAME, &output.node.device, &[gradient])?;
+        check_devices(operation, &output.node.device, &[gradient])?;
     }
     Ok(())
 }
@@ -262,7 +291,7 @@ struct Pending {
 impl Pending {
     fn add(pending: &mut BTreeMap<u64, Self>, tensor: &Tensor, contribution: Contribution) -> Result<(), Misuse> {
         let entry = pending.entry(tensor.node.id).or_insert_with(|| Self {
-            tensor: tensor.clone(),
+            tensor: tensor.kept(false),
             whole: None,
             parts: Vec::new(),
         });
@@ -308,7 +337,7 @@ fn added(sum: Option<Tensor>, gradient: Tensor) -> Result<Tensor, Misuse> {
 }
 
 /// The nodes that lie on a path from an output back to an input; gradients of others are not computed.
-fn nodes_between(outputs: &[&Tensor], inputs: &[&Tensor], stop: &Stop) -> HashSet<u64> {
+fn nodes_between(outputs: &[Tensor], inputs: &[&Tensor], stop: &Stop) -> HashSet<u64> {
     let mut reached: BTreeMap<u64, &Node> = BTreeMap::new();
     let mut stack: Vec<&Node> = outputs.iter().map(|output| &*output.node).collect();
     while let Some(node) = stack.pop() {
@@ -361,6 +390,33 @@ mod tests {
             let gradient = grad(&[&result], &[&x], &[], false)?.remove(0).read_float64()?;
             assert!(gradient.iter().all(|g| (g - slope).abs() < 1e-12 * slope.abs()), "chain {k}: {}", gradient[0]);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_given_away_is_freed_while_gradients_are_found() -> Result<(), Misuse> {
+        const COUNT: usize = 10_000;
+        const STEPS: usize = 30;
+        let run = |release: bool| -> Result<(usize, Vec<f64>), Misuse> {
+            let context = Context::new(usize::MAX, f64::INFINITY);
+            let _entered = context.enter();
+            let x = track(&Tensor::full(&Device::cpu(), &[COUNT], 0.5, DType::Float64)?)?;
+            let slope = {
+                let y = (0..STEPS).try_fold(x.clone(), |a, _| sin(&a))?;
+                grad(&[&y], &[&x], &[], true)?.remove(0)
+            };
+            let loss = multiply(&slope, &slope)?;
+            drop(slope);
+            let found = match release {
+                true => grad_and_release(vec![loss], &[&x], &[])?,
+                false => grad(&[&loss], &[&x], &[], false)?,
+            };
+            Ok((context.quota().peak() / (COUNT * 8), found[0].read_float64()?))
+        };
+        let ((kept, expected), (released, found)) = (run(false)?, run(true)?);
+        assert_eq!(found, expected);
+        // The gradients by what the way there kept wait until the way back of the way back has been walked, of which nothing is left by then.
+        assert!(released + STEPS / 2 < kept, "{released} and {kept} values");
         Ok(())
     }
 }

@@ -311,7 +311,7 @@ impl Tensor {
     }
 
     /// The same tensor for a history that reads its value, or does not. Where its own derivative reads it, it is kept anyway.
-    fn kept(&self, is_read: bool) -> Self {
+    pub(crate) fn kept(&self, is_read: bool) -> Self {
         let is_read = is_read || self.node.origin.as_ref().is_some_and(|origin| origin.reads.output());
         Self { node: self.node.clone(), value: self.value.clone().filter(|_| is_read) }
     }

@@ -1016,7 +1016,13 @@ impl<'a> Sequence<'a> {
         let [outputs, inputs, weights] = [&outputs, &inputs, &weights].map(|list| list.iter().collect::<Vec<&Value>>());
         let create_graph = self.flag();
         let expected = contract::grad(&kinds(&outputs), &kinds(&inputs), &kinds(&weights));
-        let found = autodiff::grad(&tensors(&outputs), &tensors(&inputs), &tensors(&weights), create_graph);
+        let found = if create_graph {
+            autodiff::grad(&tensors(&outputs), &tensors(&inputs), &tensors(&weights), true)
+        } else {
+            // Those that are kept have other handles, so that nothing of them may be freed.
+            let outputs = outputs.iter().map(|output| output.tensor.clone()).collect();
+            autodiff::grad_and_release(outputs, &tensors(&inputs), &tensors(&weights))
+        };
         if found.is_ok() && !create_graph {
             // Constants, unless an output's own gradient is handed back.
             let allowed =

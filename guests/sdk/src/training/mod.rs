@@ -37,7 +37,7 @@ use crate::{
     optimizer::{Adam, clip_gradients},
     random, report,
     schedule::WarmupCosine,
-    tensor::{Tensor, grad},
+    tensor::{Tensor, grad_and_release},
 };
 
 /// Where the optimizer's moments are in a checkpoint.
@@ -369,11 +369,9 @@ impl<N: Network> GradientTrainer<N> {
             let (loss, terms) =
                 sources[position].evaluate(model, &batch, transformations.as_ref(), true, self.reporting())?;
             let parameters = self.trained.of(&mut model.network).parameters();
-            let mut gradients =
-                grad(&[&loss], &parameters.iter().map(|(_, parameter)| parameter).collect::<Vec<_>>(), false);
-            // the history of the loss, most of the memory, ends before new weights and moments are made
             let reached = loss.detach();
-            drop(loss);
+            let parameters: Vec<&Tensor> = parameters.iter().map(|(_, parameter)| parameter).collect();
+            let mut gradients = grad_and_release(vec![loss], &parameters);
             if let Some(maximum) = self.hypers.grad_clip_norm {
                 gradients = clip_gradients(gradients, maximum);
             }

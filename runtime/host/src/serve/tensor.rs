@@ -119,6 +119,19 @@ impl contract::autodiff::Host for State {
         gradients.into_iter().map(|gradient| self.hand_out(gradient)).collect()
     }
 
+    fn grad_and_release(
+        &mut self,
+        outputs: Vec<Handle>,
+        inputs: Vec<Handle>,
+        output_gradients: Vec<Handle>,
+    ) -> Result<Vec<Handle>> {
+        let outputs = outputs.into_iter().map(|output| self.table.delete(output)).collect::<Result<_, _>>()?;
+        let gradients = guarded(|| {
+            Ok(autodiff::grad_and_release(outputs, &self.tensors(&inputs)?, &self.tensors(&output_gradients)?)?)
+        })?;
+        gradients.into_iter().map(|gradient| self.hand_out(gradient)).collect()
+    }
+
     fn set_recording(&mut self, enabled: bool) -> Result<bool> {
         Ok(autodiff::set_recording(enabled))
     }
