@@ -1016,12 +1016,12 @@ impl<'a> Sequence<'a> {
         let [outputs, inputs, weights] = [&outputs, &inputs, &weights].map(|list| list.iter().collect::<Vec<&Value>>());
         let create_graph = self.flag();
         let expected = contract::grad(&kinds(&outputs), &kinds(&inputs), &kinds(&weights));
-        let found = if create_graph {
-            autodiff::grad(&tensors(&outputs), &tensors(&inputs), &tensors(&weights), true)
+        let (name, found) = if create_graph {
+            ("autodiff.grad", autodiff::grad(&tensors(&outputs), &tensors(&inputs), &tensors(&weights), true))
         } else {
             // Those that are kept have other handles, so that nothing of them may be freed.
-            let outputs = outputs.iter().map(|output| output.tensor.clone()).collect();
-            autodiff::grad_and_release(outputs, &tensors(&inputs), &tensors(&weights))
+            let owned = outputs.iter().map(|output| output.tensor.clone()).collect();
+            ("autodiff.grad-and-release", autodiff::grad_and_release(owned, &tensors(&inputs), &tensors(&weights)))
         };
         if found.is_ok() && !create_graph {
             // Constants, unless an output's own gradient is handed back.
@@ -1031,7 +1031,7 @@ impl<'a> Sequence<'a> {
         }
         let recording = autodiff::set_recording(self.recording);
         assert_eq!(recording, self.recording, "`grad` leaves recording changed");
-        self.calls("autodiff.grad", &[&outputs[..], &inputs, &weights].concat(), expected, found, None);
+        self.calls(name, &[&outputs[..], &inputs, &weights].concat(), expected, found, None);
     }
 
     fn state(&mut self) {
