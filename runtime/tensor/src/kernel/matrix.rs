@@ -12,18 +12,16 @@ use crate::Tensor;
 use crate::context::Stop;
 use crate::tensor::from_host;
 
+/// Up to this many multiplications a product is cut into blocks of columns, which threads compute without waiting for each other. Larger ones are left to the
+/// library as a whole: its threads share what they bring into order, which pays as soon as operands do not fit the nearest caches.
+const IN_BLOCKS: usize = 1 << 23;
 /// The least multiplications of a block: enough to make handing it to another thread cheap.
 const LEAST: usize = 1 << 18;
-/// The multiplications of a block of a large product, as long as that does not make more than [`BLOCKS`].
-const ORDINARY: usize = 1 << 20;
-/// As many blocks keep the threads of any machine that is common busy; more of them would copy what they share too often.
-const BLOCKS: usize = 64;
-/// The most blocks side by side. Their rows of the left operand are brought into order once for each, which costs least if there are few.
-const ACROSS: usize = 16;
-/// The columns that the library computes together, or a multiple of them; and the least rows that are worth a block.
+/// The most blocks. The left operand is brought into order once for each.
+const BLOCKS: usize = 16;
+/// The columns that the library computes together, or a multiple of them.
 const COLUMNS: usize = 16;
-const ROWS: usize = 48;
-/// The most multiplications of one call of the library, which cannot be stopped: some hundredths of a second.
+/// The most multiplications of one call of the library, which cannot be stopped: some hundredths of a second. Larger products are cut.
 const LARGEST: usize = 1 << 31;
 /// Up to this many multiplications a product of a batch is left to our own kernel, which begins at once.
 const SMALL: usize = 1 << 14;
@@ -138,7 +136,9 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     if count == 0 || inner == 0 {
         return out;
     }
-    let (height, width) = block(rows, inner, columns);
+    let in_blocks = count.saturating_mul(inner) <= IN_BLOCKS;
+    let parallelism = if in_blocks { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) };
+    let (height, width) = if in_blocks { (rows, block(count * inner, columns)) } else { part(rows, inner, columns) };
     let (down, across) = (rows.div_ceil(height), columns.div_ceil(width));
     let stop = Stop::current();
     let start = AtomicPtr::new(out.as_mut_ptr());
@@ -172,13 +172,13 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
                 false,
                 false,
                 false,
-                gemm::Parallelism::None,
+                parallelism,
             );
         }
     };
     match down * across {
-        1 => compute(0),
-        blocks => (0..blocks).into_par_iter().for_each(compute),
+        blocks if in_blocks && blocks > 1 => (0..blocks).into_par_iter().for_each(compute),
+        parts => (0..parts).for_each(compute),
     }
     // SAFETY: the parts cover all `count` elements, and each wrote its own; had one been stopped, this line would not be reached.
     #[expect(unsafe_code, reason = "the vector was filled through its pointer")]
@@ -188,23 +188,20 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     out
 }
 
-/// The rows and columns of the result that one call computes. They depend on the sizes alone, because the order in which the library adds may depend on
-/// them. The library's own way of sharing a product out waits for all threads several times, and takes up to twice as long.
-fn block(rows: usize, inner: usize, columns: usize) -> (usize, usize) {
-    let work = rows.saturating_mul(columns).saturating_mul(inner);
-    let blocks = match work / ORDINARY {
-        0..=3 => work / LEAST,
-        blocks => blocks.min(BLOCKS),
-    };
-    let blocks = blocks.max(work / LARGEST).max(1);
-    let of = |size: usize, parts: usize, unit: usize| size.div_ceil(parts).next_multiple_of(unit).min(size);
-    let mut width = of(columns, blocks.min(ACROSS), COLUMNS);
-    let mut height = of(rows, (blocks / columns.div_ceil(width)).max(1), ROWS);
-    // What would still last is cut further.
-    while height.saturating_mul(width).saturating_mul(inner) > LARGEST && height.max(width) > 1 {
-        (height, width) = if height > width { (height.div_ceil(2), width) } else { (height, width.div_ceil(2)) };
+/// The columns of the result that a block of a small product has. They depend on sizes alone, because the order in which the library adds may depend on them.
+fn block(multiplications: usize, columns: usize) -> usize {
+    let blocks = (multiplications / LEAST).clamp(1, BLOCKS);
+    columns.div_ceil(blocks).next_multiple_of(COLUMNS).min(columns)
+}
+
+/// The rows and columns of the result that one call computes of a large product: all of them, but where that would last.
+fn part(rows: usize, inner: usize, columns: usize) -> (usize, usize) {
+    let most = (LARGEST / inner).max(1);
+    if rows.saturating_mul(columns) <= most {
+        return (rows, columns);
     }
-    (height, width)
+    let width = columns.min(most.isqrt().max(64));
+    ((most / width).clamp(1, rows), width)
 }
 
 #[cfg(test)]
@@ -212,24 +209,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_products_are_cut_and_small_ones_are_not() {
-        assert_eq!(block(9, 128, 128), (9, 128));
-        assert_eq!(block(9, 256, 128), (9, 128));
-        assert_eq!(block(81, 128, 384), (81, 32));
-        assert_eq!(block(40_000, 256, 128), (5040, 16));
+    fn large_products_are_cut_and_ordinary_ones_are_not() {
+        assert_eq!(part(40_000, 256, 128), (40_000, 128));
         for [rows, inner, columns] in [[65_536; 3], [1, 1 << 20, 1 << 20], [1 << 20, 1 << 20, 1], [3, 1 << 33, 3]] {
-            let (height, width) = block(rows, inner, columns);
-            assert!((1..=rows).contains(&height) && (1..=columns).contains(&width), "{height} {width}");
-            // Where one element alone exceeds the most of a call, a block is that.
-            assert!(height * width * inner <= LARGEST || height * width == 1, "{height} {width}");
+            let (height, width) = part(rows, inner, columns);
+            let is_small = (1..=rows).contains(&height) && (1..=columns).contains(&width);
+            // Where one row or 64 columns alone exceed a part, it is as small as it can be.
+            assert!(is_small && (height == 1 || height * width * inner <= LARGEST), "{height} {width}");
         }
+    }
+
+    #[test]
+    fn small_products_are_shared_out_where_it_pays() {
+        assert_eq!(block(9 * 128 * 128, 128), 128);
+        assert_eq!(block(81 * 128 * 384, 384), 32);
+        assert_eq!(block(IN_BLOCKS, 17), 16);
+        assert_eq!(block(IN_BLOCKS, 3), 3);
     }
 
     #[test]
     fn products_in_blocks_equal_plain_loops() {
         // Integers, whose sums are exact in any order.
         let number = |k: usize| (k * 7919 % 13) as f64 - 6.0;
-        for [rows, inner, columns] in [[1, 1, 1], [7, 3000, 90], [500, 70, 50], [61, 64, 611], [97, 1, 4001]] {
+        for [rows, inner, columns] in
+            [[1, 1, 1], [7, 3000, 90], [500, 70, 50], [61, 64, 611], [97, 1, 4001], [300, 200, 177]]
+        {
             let left: Vec<f64> = (0..rows * inner).map(number).collect();
             let right: Vec<f64> = (0..inner * columns).map(|k| number(k + 5)).collect();
             let bias: Vec<f64> = (0..columns).map(number).collect();
