@@ -63,6 +63,11 @@ fn sizes(values: &[u32]) -> Vec<usize> {
     values.iter().map(|&value| value as usize).collect()
 }
 
+/// The engine's tensors behind some handles.
+fn values<'a>(tensors: &[&'a tensor::Tensor]) -> Vec<&'a kilnbox_tensor::Tensor> {
+    tensors.iter().map(|tensor| &tensor.0).collect()
+}
+
 pub mod tensor {
     //! `tensor`.
     use super::{device, must, sizes};
@@ -204,7 +209,7 @@ pub mod reduce {
 
 pub mod shape {
     //! `shape`.
-    use super::{must, sizes, tensor::Tensor};
+    use super::{must, sizes, tensor::Tensor, values};
     use kilnbox_tensor::op::shape;
 
     pub fn reshape(a: &Tensor, to: &[u32]) -> Tensor {
@@ -220,8 +225,7 @@ pub mod shape {
     }
 
     pub fn concatenate(tensors: &[&Tensor], axis: u32) -> Tensor {
-        let tensors: Vec<_> = tensors.iter().map(|tensor| &tensor.0).collect();
-        Tensor(must(shape::concatenate(&tensors, axis as usize)))
+        Tensor(must(shape::concatenate(&values(tensors), axis as usize)))
     }
 
     pub fn slice(a: &Tensor, axis: u32, start: u32, end: u32) -> Tensor {
@@ -345,7 +349,7 @@ pub mod spherical {
 
 pub mod autodiff {
     //! `autodiff`.
-    use super::{must, tensor::Tensor};
+    use super::{must, tensor::Tensor, values};
     use kilnbox_tensor::autodiff;
 
     pub fn track(a: &Tensor) -> Tensor {
@@ -366,24 +370,14 @@ pub mod autodiff {
         output_gradients: &[&Tensor],
         create_graph: bool,
     ) -> Vec<Tensor> {
-        let values = |tensors: &[&Tensor]| tensors.iter().map(|tensor| tensor.0.clone()).collect::<Vec<_>>();
-        let (outputs, inputs, output_gradients) = (values(outputs), values(inputs), values(output_gradients));
-        must(autodiff::grad(
-            &outputs.iter().collect::<Vec<_>>(),
-            &inputs.iter().collect::<Vec<_>>(),
-            &output_gradients.iter().collect::<Vec<_>>(),
-            create_graph,
-        ))
-        .into_iter()
-        .map(Tensor)
-        .collect()
+        let gradients = autodiff::grad(&values(outputs), &values(inputs), &values(output_gradients), create_graph);
+        must(gradients).into_iter().map(Tensor).collect()
     }
 
     pub fn grad_and_release(outputs: Vec<Tensor>, inputs: &[&Tensor], output_gradients: &[&Tensor]) -> Vec<Tensor> {
-        let inputs: Vec<_> = inputs.iter().map(|tensor| &tensor.0).collect();
-        let output_gradients: Vec<_> = output_gradients.iter().map(|tensor| &tensor.0).collect();
         let outputs = outputs.into_iter().map(|tensor| tensor.0).collect();
-        must(autodiff::grad_and_release(outputs, &inputs, &output_gradients)).into_iter().map(Tensor).collect()
+        let gradients = autodiff::grad_and_release(outputs, &values(inputs), &values(output_gradients));
+        must(gradients).into_iter().map(Tensor).collect()
     }
 
     pub fn set_recording(enabled: bool) -> bool {
@@ -393,7 +387,7 @@ pub mod autodiff {
 
 pub mod optimizer {
     //! `optimizer`.
-    use super::{must, tensor::Tensor};
+    use super::{must, tensor::Tensor, values};
     use kilnbox_tensor::op::optimizer;
 
     pub use optimizer::AdamOptions;
@@ -411,10 +405,8 @@ pub mod optimizer {
         second_moments: &[&Tensor],
         options: AdamOptions,
     ) -> Vec<AdamState> {
-        let values = |tensors: &[&Tensor]| tensors.iter().map(|tensor| tensor.0.clone()).collect::<Vec<_>>();
-        let lists = [parameters, gradients, first_moments, second_moments].map(values);
         let [parameters, gradients, first_moments, second_moments] =
-            [0, 1, 2, 3].map(|list| lists[list].iter().collect::<Vec<_>>());
+            [parameters, gradients, first_moments, second_moments].map(values);
         must(optimizer::adam(&parameters, &gradients, &first_moments, &second_moments, &options))
             .into_iter()
             .map(|state| AdamState {
