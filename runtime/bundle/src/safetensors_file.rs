@@ -22,7 +22,7 @@ use safetensors::tensor::{Dtype, Metadata, SafeTensorError, TensorInfo, TensorVi
 use serde::Deserialize;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::io::{self, Write};
 
@@ -169,7 +169,7 @@ impl<'a> LaidOut<'a> {
     /// See [`TensorFile::to_bytes`].
     pub(crate) fn new(description: &serde_json::Value, tensors: &'a [NamedTensor]) -> Result<Self, FormatError> {
         check_count(tensors.len())?;
-        let mut names = BTreeSet::new();
+        let mut names = HashSet::new();
         for tensor in tensors {
             tensor.check()?;
             if !names.insert(tensor.name.as_str()) {
