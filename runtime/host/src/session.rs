@@ -5,6 +5,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::OnceLock;
 
 use kilnbox_data::{Dataset, DatasetInfo};
+use kilnbox_tensor::allocator::keep_freed_memory;
 use kilnbox_tensor::{DType, Device};
 use wasmtime::Store;
 use wasmtime::component::{Resource, ResourceAny};
@@ -289,7 +290,8 @@ fn trainers(architecture: &Architecture) -> exports::trainer::GuestTrainer<'_> {
     architecture.kilnbox_architecture_trainer().trainer()
 }
 
-/// Starts the threads that kernels share, one for each core if no number is given, and runs `work` on one of them.
+/// Starts the threads that kernels share, one for each core if no number is given, and runs `work` on one of them. For the start of a program: from here on it
+/// also [keeps the memory that it frees](keep_freed_memory).
 ///
 /// A session belongs on such a thread: its stack is large enough for the deepest guest and the host that it calls, and a kernel that shares out its work
 /// does a part itself, where any other thread would hand over all of it and wait. The first call in a process decides the number. While a
@@ -301,6 +303,7 @@ fn trainers(architecture: &Architecture) -> exports::trainer::GuestTrainer<'_> {
 pub fn on_worker<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Send) -> Result<T, HostError> {
     static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
     let started = STARTED.get_or_init(|| {
+        keep_freed_memory();
         rayon::ThreadPoolBuilder::new()
             .num_threads(threads.unwrap_or(0))
             .stack_size(THREAD_STACK)

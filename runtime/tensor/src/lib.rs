@@ -21,6 +21,7 @@
 //! Nothing here panics on what a caller can send: misuse is a [`Misuse`], found before burn is called. A run that is stopped from outside ends its
 //! operations by unwinding, see [`context`].
 
+pub mod allocator;
 pub mod autodiff;
 pub mod context;
 mod device;
