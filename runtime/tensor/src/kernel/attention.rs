@@ -122,7 +122,7 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
                         factors.iter_mut().zip(row).for_each(|(factors, value)| factors[r] = *value);
                     }
                     for (block, turned) in turned.chunks_exact(width.max(1)).enumerate() {
-                        let totals = sums(turned, factors.iter().copied());
+                        let totals = sums(turned.iter(), factors.iter().copied());
                         let columns = block * LANES..size.min((block + 1) * LANES);
                         for (out, totals) in out.chunks_exact_mut(size).zip(&totals) {
                             out[columns.clone()].copy_from_slice(&totals[..columns.len()]);
@@ -172,7 +172,7 @@ pub(crate) fn mix(
                         factors.iter_mut().zip(row).for_each(|(factors, weight)| factors[r] = *weight);
                     }
                     for (block, panel) in panel.chunks_exact(size).enumerate() {
-                        let totals = sums(panel, factors.iter().copied());
+                        let totals = sums(panel.iter(), factors.iter().copied());
                         let columns = head * width + block * LANES..head * width + width.min((block + 1) * LANES);
                         for (out, totals) in out.chunks_exact_mut(features).zip(&totals) {
                             out[columns.clone()].copy_from_slice(&totals[..columns.len()]);

@@ -6,7 +6,7 @@ use burn_dispatch::DispatchTensor;
 use rayon::prelude::*;
 
 use super::fill::in_parts;
-use super::product::{Matrix, product as small_product};
+use super::product::{Matrix, Packed, product as small_product};
 use super::{Real, for_float};
 use crate::Tensor;
 use crate::context::Stop;
@@ -91,7 +91,7 @@ pub(crate) fn batched(left: &Tensor, right: &Tensor, shape: &[usize]) -> Dispatc
             let left = matrix(left, left_values, shape, number);
             let right = matrix(right, right_values, shape, number);
             if count * left.size[1] <= SMALL {
-                small_product(left.rows(), right.rows(), out, &stop);
+                small_product(left.rows(), right.rows(), &mut Packed::default(), out, &stop);
             } else {
                 out.copy_from_slice(&multiply(left, right, None));
             }

@@ -94,6 +94,9 @@ pub(crate) use kernel;
 /// Below this many elements a second thread costs more than it gives.
 pub(crate) const PARALLEL: usize = 1 << 16;
 
+/// So many multiplications of a kernel that sums products count as one element, in what decides whether threads share the work.
+const MULTIPLICATIONS: usize = 2;
+
 pub(crate) fn zeros(shape: &[usize], dtype: DType) -> DispatchTensor {
     let count = shape.iter().product();
     for_float!(dtype, R => from_host(vec![R::default(); count], shape, dtype))
@@ -222,23 +225,25 @@ pub(crate) fn polynomial(
             let t = R::from_f64(2.0 * (x - lower - interval as f64 * width) / width - 1.0);
             let block = &table[interval * terms * functions..][..terms * functions];
             let terms = || block.chunks_exact(functions).zip(&factors).skip(order).rev();
-            let mut groups = row.chunks_exact_mut(LANES);
-            for (group, values) in (&mut groups).enumerate() {
+            // The last group begins early enough to be a whole one: some functions are then computed twice.
+            let last = functions.saturating_sub(LANES);
+            for start in (0..functions).step_by(LANES).map(|start| start.min(last)) {
+                let Some(values) = row[start..].first_chunk_mut::<LANES>() else { break };
                 // Within a group the sums stay in registers.
                 let mut sums = [R::default(); LANES];
                 for (term, factor) in terms() {
-                    let Some(term) = term[group * LANES..].first_chunk::<LANES>() else { break };
+                    let Some(term) = term[start..].first_chunk::<LANES>() else { break };
                     for lane in 0..LANES {
                         sums[lane] = sums[lane].mul_add(t, term[lane] * *factor);
                     }
                 }
-                values.copy_from_slice(&sums);
+                *values = sums;
             }
-            let rest = groups.into_remainder();
-            let first = functions - rest.len();
-            for (term, factor) in terms() {
-                for (value, coefficient) in rest.iter_mut().zip(&term[first..]) {
-                    *value = value.mul_add(t, *coefficient * *factor);
+            if functions < LANES {
+                for (term, factor) in terms() {
+                    for (value, coefficient) in row.iter_mut().zip(term) {
+                        *value = value.mul_add(t, *coefficient * *factor);
+                    }
                 }
             }
         });

@@ -4,9 +4,14 @@
 //! result in registers and streams over the inner axis; the right operand is packed in blocks that stay in the nearest cache. Every
 //! element is a sum of the sums of these blocks, in the order of the inner axis, whatever the tile it falls into.
 
+#[cfg(target_arch = "x86_64")]
+use std::arch::x86_64::__m256;
 use std::ops::Range;
 
-use super::{Real, vectorised};
+#[cfg(target_arch = "x86_64")]
+use pulp::core_arch::x86::Avx;
+
+use super::Real;
 use crate::context::Stop;
 
 /// The rows of a tile.
@@ -15,6 +20,9 @@ const HEIGHT: usize = 4;
 const WIDE: usize = 16;
 /// The columns of a tile where no more than these are left.
 const NARROW: usize = 8;
+
+/// With no more rows of the left operand than these, rows of the right one are read where they lie: to pack them would take as long as to multiply.
+const FEW: usize = 2 * HEIGHT;
 
 /// The part of the inner axis that is summed at a time: a packed block of the right operand then stays in the nearest cache.
 const DEPTH: usize = 256;
@@ -53,38 +61,62 @@ impl<'a, R: Real> Matrix<'a, R> {
     }
 }
 
-/// `out = left right`, row-major, on this thread.
-pub(crate) fn product<R: Real>(left: Matrix<'_, R>, right: Matrix<'_, R>, out: &mut [R], stop: &Stop) {
+/// Room for what is packed, to be used again: products of a few hundred multiplications take less time than memory for it.
+#[derive(Default)]
+pub(crate) struct Packed<R> {
+    wide: Vec<[R; WIDE]>,
+    narrow: Vec<[R; NARROW]>,
+    factors: Vec<[R; HEIGHT]>,
+}
+
+/// `out = left right`, row-major, on this thread. It is part of the caller's code, which must be [`vectorised`].
+#[inline(always)]
+pub(crate) fn product<R: Real>(
+    left: Matrix<'_, R>,
+    right: Matrix<'_, R>,
+    packed: &mut Packed<R>,
+    out: &mut [R],
+    stop: &Stop,
+) {
     assert!(left.columns == right.rows && out.len() == left.rows * right.columns, "shapes were checked");
     if right.rows == 0 {
         out.fill(R::default());
         return;
     }
-    vectorised(
-        #[inline(always)]
-        || {
-            let depth = DEPTH.min(right.rows);
-            let (mut wide, mut narrow) = (Vec::with_capacity(depth), Vec::new());
-            let mut factors = Vec::new();
-            for start in (0..right.rows).step_by(DEPTH) {
-                let inner = start..(start + DEPTH).min(right.rows);
-                if left.column_stride != 1 {
-                    gather(left, inner.clone(), &mut factors);
-                }
-                let mut column = 0;
-                while column < right.columns {
-                    stop.check();
-                    if right.columns - column > NARROW {
-                        add_panel::<R, WIDE>(left, right, inner.clone(), column, &factors, &mut wide, out);
-                        column += WIDE;
-                    } else {
-                        add_panel::<R, NARROW>(left, right, inner.clone(), column, &factors, &mut narrow, out);
-                        column += NARROW;
-                    }
-                }
+    let Packed { wide, narrow, factors } = packed;
+    for start in (0..right.rows).step_by(DEPTH) {
+        let inner = start..(start + DEPTH).min(right.rows);
+        if left.column_stride != 1 {
+            gather(left, inner.clone(), factors);
+        }
+        let mut column = 0;
+        while column < right.columns {
+            stop.check();
+            if right.columns - column > NARROW {
+                add_panel::<R, WIDE>(left, right, inner.clone(), column, factors, wide, out);
+                column += WIDE;
+            } else {
+                add_panel::<R, NARROW>(left, right, inner.clone(), column, factors, narrow, out);
+                column += NARROW;
             }
-        },
-    );
+        }
+    }
+}
+
+/// Copies fewer than 16 elements, in pieces of fixed size: a call of the library's routine would take longer.
+#[inline(always)]
+fn copy_few<R: Copy>(from: &[R], to: &mut [R]) {
+    let mut start = 0;
+    macro_rules! piece {
+        ($($size:literal)*) => {$(
+            if let (Some(from), Some(to)) = (from[start..].first_chunk::<$size>(), to[start..].first_chunk_mut()) {
+                *to = *from;
+                start += $size;
+            }
+        )*};
+    }
+    piece!(8 4 2 1);
+    debug_assert!(start == from.len() && start == to.len(), "fewer than 16 elements are copied");
 }
 
 /// Brings the factors of each tile of a transposed left operand together: its columns lie as far apart as the rows of the whole are long.
@@ -98,7 +130,7 @@ fn gather<R: Real>(left: Matrix<'_, R>, inner: Range<usize>, factors: &mut Vec<[
         for (tile, values) in column.chunks(HEIGHT).enumerate() {
             match values.first_chunk() {
                 Some(values) => factors[tile * count + k] = *values,
-                None => factors[tile * count + k][..values.len()].copy_from_slice(values),
+                None => copy_few(values, &mut factors[tile * count + k][..values.len()]),
             }
         }
     }
@@ -116,21 +148,21 @@ fn add_panel<R: Real, const WIDTH: usize>(
     out: &mut [R],
 ) {
     let columns = column..(column + WIDTH).min(right.columns);
-    pack(right, inner.clone(), columns.clone(), panel);
-    for row in (0..left.rows).step_by(HEIGHT) {
-        let factors = factors.get(row / HEIGHT * inner.len()..).unwrap_or_default();
-        let tile = Tile { left, inner: inner.clone(), row, factors, columns: columns.clone(), stride: right.columns };
-        // A tile of fixed height is what the compiler keeps in registers.
-        match left.rows - row {
-            1 => tile.add::<1, WIDTH>(panel, out),
-            2 => tile.add::<2, WIDTH>(panel, out),
-            3 => tile.add::<3, WIDTH>(panel, out),
-            _ => tile.add::<HEIGHT, WIDTH>(panel, out),
-        }
+    let tiles = Tiles { left, inner: inner.clone(), factors, columns: columns.clone(), stride: right.columns };
+    if right.column_stride == 1 && columns.len() == WIDTH && left.rows <= FEW {
+        let start = inner.start * right.row_stride + column;
+        let panel = (0..inner.len()).filter_map(
+            #[inline(always)]
+            |k| right.values.get(start + k * right.row_stride..).and_then(<[R]>::first_chunk::<WIDTH>),
+        );
+        tiles.add(panel, out);
+    } else {
+        pack(right, inner.clone(), columns, panel);
+        tiles.add(panel[..inner.len()].iter(), out);
     }
 }
 
-/// Copies a block of the right operand side by side, with zeros up to the width of a tile.
+/// Copies a block of the right operand side by side. What lies beyond its last column is of no account.
 #[inline(always)]
 fn pack<R: Real, const WIDTH: usize>(
     right: Matrix<'_, R>,
@@ -138,31 +170,127 @@ fn pack<R: Real, const WIDTH: usize>(
     columns: Range<usize>,
     panel: &mut Vec<[R; WIDTH]>,
 ) {
-    panel.clear();
-    panel.resize(inner.len(), [R::default(); WIDTH]);
+    if panel.len() < inner.len() {
+        panel.resize(inner.len(), [R::default(); WIDTH]);
+    }
+    let panel = &mut panel[..inner.len()];
     if right.column_stride == 1 {
         for (row, k) in panel.iter_mut().zip(inner) {
             let values = &right.values[k * right.row_stride..][columns.clone()];
             match values.first_chunk() {
                 Some(values) => *row = *values,
-                None => row[..values.len()].copy_from_slice(values),
+                None => copy_few(values, &mut row[..values.len()]),
             }
         }
     } else {
-        for (offset, column) in columns.enumerate() {
-            let values = &right.values[column * right.column_stride..][inner.clone()];
-            for (row, value) in panel.iter_mut().zip(values) {
-                row[offset] = *value;
+        let registers = registers();
+        let mut start = 0;
+        while start < columns.len() {
+            let values = &right.values[(columns.start + start) * right.column_stride..];
+            let mut k = 0;
+            if columns.len() - start >= SQUARE {
+                while inner.len() - k >= SQUARE {
+                    let rows = std::array::from_fn(
+                        #[inline(always)]
+                        |column| {
+                            let values = &values[column * right.column_stride + inner.start + k..];
+                            *values.first_chunk().unwrap_or(&[R::default(); SQUARE])
+                        },
+                    );
+                    for (row, values) in panel[k..k + SQUARE].iter_mut().zip(transposed(rows, registers)) {
+                        row[start..start + SQUARE].copy_from_slice(&values);
+                    }
+                    k += SQUARE;
+                }
             }
+            for column in 0..SQUARE.min(columns.len() - start) {
+                let values = &values[column * right.column_stride..][inner.clone()];
+                for (row, value) in panel[k..].iter_mut().zip(&values[k..]) {
+                    row[start + column] = *value;
+                }
+            }
+            start += SQUARE;
         }
     }
 }
 
-/// A tile of the result, and what goes into it.
-struct Tile<'a, R> {
+/// The rows of a square that is transposed in registers.
+const SQUARE: usize = 8;
+
+/// That this processor has the instructions for it.
+#[cfg(target_arch = "x86_64")]
+type Registers = Option<pulp::x86::V3>;
+#[cfg(not(target_arch = "x86_64"))]
+type Registers = ();
+
+#[inline(always)]
+fn registers() -> Registers {
+    #[cfg(target_arch = "x86_64")]
+    pulp::x86::V3::try_new()
+}
+
+/// Columns as rows. Compilers move the elements one by one.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
+fn transposed<R: Real>(rows: [[R; SQUARE]; SQUARE], registers: Registers) -> [[R; SQUARE]; SQUARE] {
+    #[cfg(target_arch = "x86_64")]
+    if size_of::<R>() == size_of::<f32>()
+        && let Some(simd) = registers
+    {
+        return bytemuck::cast(transposed_in_registers(simd.avx, bytemuck::cast(rows)));
+    }
+    std::array::from_fn(
+        #[inline(always)]
+        |column| {
+            rows.map(
+                #[inline(always)]
+                |row| row[column],
+            )
+        },
+    )
+}
+
+/// Rows are interleaved by fours; each half of a register then has four elements of one column, and halves are put together.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn transposed_in_registers(avx: Avx, [a, b, c, d, e, f, g, h]: [__m256; SQUARE]) -> [__m256; SQUARE] {
+    // The lower halves of two registers, or the upper ones.
+    const LOWER: i32 = 0x20;
+    const UPPER: i32 = 0x31;
+    let ([a, b, c, d], [e, f, g, h]) = (interleaved(avx, a, b, c, d), interleaved(avx, e, f, g, h));
+    [
+        avx._mm256_permute2f128_ps::<LOWER>(a, e),
+        avx._mm256_permute2f128_ps::<LOWER>(b, f),
+        avx._mm256_permute2f128_ps::<LOWER>(c, g),
+        avx._mm256_permute2f128_ps::<LOWER>(d, h),
+        avx._mm256_permute2f128_ps::<UPPER>(a, e),
+        avx._mm256_permute2f128_ps::<UPPER>(b, f),
+        avx._mm256_permute2f128_ps::<UPPER>(c, g),
+        avx._mm256_permute2f128_ps::<UPPER>(d, h),
+    ]
+}
+
+/// The first elements of each half of four rows, the second ones, the third and the fourth.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn interleaved(avx: Avx, a: __m256, b: __m256, c: __m256, d: __m256) -> [__m256; 4] {
+    // Of each half of two registers the first two elements, or the last two.
+    const FIRST: i32 = 0b01_00_01_00;
+    const LAST: i32 = 0b11_10_11_10;
+    let (low, high) = (avx._mm256_unpacklo_ps(a, b), avx._mm256_unpackhi_ps(a, b));
+    let (other_low, other_high) = (avx._mm256_unpacklo_ps(c, d), avx._mm256_unpackhi_ps(c, d));
+    [
+        avx._mm256_shuffle_ps::<FIRST>(low, other_low),
+        avx._mm256_shuffle_ps::<LAST>(low, other_low),
+        avx._mm256_shuffle_ps::<FIRST>(high, other_high),
+        avx._mm256_shuffle_ps::<LAST>(high, other_high),
+    ]
+}
+
+/// Some columns of the result, and what goes into them.
+struct Tiles<'a, R> {
     left: Matrix<'a, R>,
     inner: Range<usize>,
-    row: usize,
     /// The factors of a transposed left operand.
     factors: &'a [[R; HEIGHT]],
     columns: Range<usize>,
@@ -170,22 +298,46 @@ struct Tile<'a, R> {
     stride: usize,
 }
 
-impl<R: Real> Tile<'_, R> {
+impl<R: Real> Tiles<'_, R> {
+    /// `panel` has a row for each place of the inner axis.
     #[inline(always)]
-    fn add<const ROWS: usize, const WIDTH: usize>(self, panel: &[[R; WIDTH]], out: &mut [R]) {
-        let Self { left, inner, row, factors, columns, stride } = self;
+    fn add<'p, const WIDTH: usize>(self, panel: impl Iterator<Item = &'p [R; WIDTH]> + Clone, out: &mut [R])
+    where
+        R: 'p,
+    {
+        for row in (0..self.left.rows).step_by(HEIGHT) {
+            // A tile of fixed height is what the compiler keeps in registers.
+            match self.left.rows - row {
+                1 => self.add_tile::<1, WIDTH>(row, panel.clone(), out),
+                2 => self.add_tile::<2, WIDTH>(row, panel.clone(), out),
+                3 => self.add_tile::<3, WIDTH>(row, panel.clone(), out),
+                _ => self.add_tile::<HEIGHT, WIDTH>(row, panel.clone(), out),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn add_tile<'p, const ROWS: usize, const WIDTH: usize>(
+        &self,
+        row: usize,
+        panel: impl Iterator<Item = &'p [R; WIDTH]>,
+        out: &mut [R],
+    ) where
+        R: 'p,
+    {
+        let Self { left, inner, factors, columns, stride } = self;
         let is_first = inner.start == 0;
         let totals: [[R; WIDTH]; ROWS] = if left.column_stride == 1 {
             let rows: [&[R]; ROWS] =
                 std::array::from_fn(|r| &left.values[(row + r) * left.row_stride..][inner.clone()]);
-            let rows = rows.map(|row| &row[..panel.len()]);
-            let factors = (0..panel.len()).map(
+            let rows = rows.map(|row| &row[..inner.len()]);
+            let factors = (0..inner.len()).map(
                 #[inline(always)]
                 |k| std::array::from_fn(|r| rows[r][k]),
             );
             sums(panel, factors)
         } else {
-            let factors = factors.iter().map(
+            let factors = factors[row / HEIGHT * inner.len()..][..inner.len()].iter().map(
                 #[inline(always)]
                 |factors| std::array::from_fn(|r| factors[r]),
             );
@@ -196,7 +348,7 @@ impl<R: Real> Tile<'_, R> {
             match values.first_chunk_mut::<WIDTH>() {
                 Some(values) if is_first => *values = *totals,
                 Some(values) => (0..WIDTH).for_each(|c| values[c] += totals[c]),
-                None if is_first => values.copy_from_slice(&totals[..values.len()]),
+                None if is_first => copy_few(&totals[..values.len()], values),
                 None => values.iter_mut().zip(totals).for_each(|(value, total)| *value += *total),
             }
         }
@@ -205,12 +357,12 @@ impl<R: Real> Tile<'_, R> {
 
 /// Sums the products of rows of factors and of the panel. Nothing in the loop can panic: it would keep the totals out of registers.
 #[inline(always)]
-pub(super) fn sums<R: Real, const ROWS: usize, const WIDTH: usize>(
-    panel: &[[R; WIDTH]],
+pub(super) fn sums<'p, R: Real + 'p, const ROWS: usize, const WIDTH: usize>(
+    panel: impl Iterator<Item = &'p [R; WIDTH]>,
     factors: impl Iterator<Item = [R; ROWS]>,
 ) -> [[R; WIDTH]; ROWS] {
     let mut totals = [[R::default(); WIDTH]; ROWS];
-    for (values, factors) in panel.iter().zip(factors) {
+    for (values, factors) in panel.zip(factors) {
         for r in 0..ROWS {
             for c in 0..WIDTH {
                 totals[r][c] = factors[r].mul_add(values[c], totals[r][c]);
@@ -223,33 +375,67 @@ pub(super) fn sums<R: Real, const ROWS: usize, const WIDTH: usize>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn numbers(count: usize, seed: usize) -> Vec<f64> {
-        (0..count).map(|k| ((k * 7919 + seed * 104_729) % 1009) as f64 / 1009.0 - 0.5).collect()
-    }
+    use crate::kernel::vectorised;
 
     #[test]
-    fn products_of_all_arrangements_equal_plain_loops() {
-        for [m, k, n] in
-            [[1, 1, 1], [4, 3, 16], [5, 2, 17], [7, 0, 3], [9, 33, 40], [3, 5, 1], [13, 15, 15], [6, 600, 18]]
-        {
-            let (a, b) = (numbers(m * k, 1), numbers(k * n, 2));
+    fn squares_are_transposed() {
+        let rows: [[f32; SQUARE]; SQUARE] =
+            std::array::from_fn(|row| std::array::from_fn(|column| (row * SQUARE + column) as f32));
+        let found = vectorised(
+            #[inline(always)]
+            || transposed(rows, registers()),
+        );
+        assert!((0..SQUARE * SQUARE).all(|at| found[at % SQUARE][at / SQUARE] == at as f32), "{found:?}");
+        let doubles = transposed(rows.map(|row| row.map(f64::from)), registers());
+        assert_eq!(found.map(|row| row.map(f64::from)), doubles);
+    }
+
+    fn numbers<R: Real>(count: usize, seed: usize) -> Vec<R> {
+        (0..count).map(|k| R::from_f64(((k * 7919 + seed * 104_729) % 1009) as f64 / 1009.0 - 0.5)).collect()
+    }
+
+    fn check_all_arrangements<R: Real + std::fmt::Debug>() {
+        for [m, k, n] in [
+            [1, 1, 1],
+            [4, 3, 16],
+            [5, 2, 17],
+            [3, 1, 40],
+            [7, 0, 3],
+            [9, 33, 40],
+            [3, 5, 1],
+            [13, 15, 15],
+            [6, 600, 18],
+            [11, 1, 20],
+        ] {
+            let (a, b) = (numbers::<R>(m * k, 1), numbers::<R>(k * n, 2));
+            let zero = R::default();
             let element = |at: usize| {
-                let term = |sum: f64, t: usize| a[at / n * k + t].mul_add(b[t * n + at % n], sum);
-                (0..k).step_by(DEPTH).map(|start| (start..(start + DEPTH).min(k)).fold(0.0, term)).sum::<f64>()
+                let term = |sum: R, t: usize| a[at / n * k + t].mul_add(b[t * n + at % n], sum);
+                let block = |start: usize| (start..(start + DEPTH).min(k)).fold(zero, term);
+                (0..k).step_by(DEPTH).map(block).fold(zero, |sum, block| sum + block)
             };
-            let expected: Vec<f64> = (0..m * n).map(element).collect();
-            let turned = |values: &[f64], rows: usize, columns: usize| -> Vec<f64> {
+            let expected: Vec<R> = (0..m * n).map(element).collect();
+            let turned = |values: &[R], rows: usize, columns: usize| -> Vec<R> {
                 (0..rows * columns).map(|at| values[at % rows * columns + at / rows]).collect()
             };
             let (a_turned, b_turned) = (turned(&a, m, k), turned(&b, k, n));
             for left in [Matrix::new(&a, m, k), Matrix::new(&a_turned, k, m).transposed()] {
                 for right in [Matrix::new(&b, k, n), Matrix::new(&b_turned, n, k).transposed()] {
-                    let mut out = vec![f64::NAN; m * n];
-                    product(left, right, &mut out, &Stop::current());
+                    let mut out = vec![R::from_f64(f64::NAN); m * n];
+                    let mut packed = Packed::default();
+                    vectorised(
+                        #[inline(always)]
+                        || product(left, right, &mut packed, &mut out, &Stop::current()),
+                    );
                     assert_eq!(out, expected, "{m} {k} {n}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn products_of_all_arrangements_equal_plain_loops() {
+        check_all_arrangements::<f32>();
+        check_all_arrangements::<f64>();
     }
 }

@@ -6,19 +6,21 @@
 use std::ops::Range;
 
 use burn_dispatch::DispatchTensor;
-use rayon::prelude::*;
 
-use super::fill::in_parts;
-use super::product::{Matrix, product};
-use super::{Real, for_float};
+use super::fill::{in_parts, in_uneven_parts};
+use super::product::{Matrix, Packed, product};
+use super::{MULTIPLICATIONS, Real, for_float};
 use crate::Tensor;
 use crate::context::Stop;
 use crate::tensor::from_host;
 
-/// Below this many multiplications a second thread costs more than it gives.
-const PARALLEL: usize = 1 << 18;
 /// The rows of the result in a strip of a segment. Each strip of a transposed block packs that block anew, so strips are not small.
-const STRIP: usize = 32;
+pub(crate) const STRIP: usize = 32;
+
+/// So many multiplications make a task.
+const TASK: usize = 1 << 15;
+/// What there is to do for a strip beside its multiplications, in units of these.
+const OF_A_STRIP: usize = 1 << 8;
 
 /// The rows of each segment.
 #[derive(Debug)]
@@ -89,53 +91,72 @@ impl Groups {
     }
 }
 
-/// A strip of a segment: which rows of its result, and where to put them.
-struct Strip<'a, R> {
+/// A strip of a segment: some rows of its result.
+struct Strip {
     segment: usize,
     start: usize,
-    out: &'a mut [R],
+    rows: usize,
 }
 
-/// Cuts the result into strips: of each segment's `rows(segment)` rows of `width` elements.
-fn strips<R>(mut out: &mut [R], count: usize, width: usize, rows: impl Fn(usize) -> usize) -> Vec<Strip<'_, R>> {
-    let mut strips = Vec::with_capacity(count);
+/// `work(strip, packed, out)` for each strip of the result, `out` being its place there; segment `s` has `rows(s)` rows of `width` elements, each of which takes
+/// so many multiplications. Strips that are short make a task together. `work` must be marked `#[inline(always)]`.
+fn in_strips<R: Real>(
+    count: usize,
+    width: usize,
+    multiplications: impl Fn(&Strip) -> usize,
+    rows: impl Fn(usize) -> usize,
+    work: impl Fn(&Strip, &mut Packed<R>, &mut [R]) + Send + Sync,
+) -> Vec<R> {
+    let mut strips = Vec::with_capacity((0..count).map(|segment| rows(segment).div_ceil(STRIP)).sum());
     for segment in 0..count {
         let rows = rows(segment);
-        for start in (0..rows).step_by(STRIP) {
-            let (strip, rest) = out.split_at_mut(STRIP.min(rows - start) * width);
-            strips.push(Strip { segment, start, out: strip });
-            out = rest;
+        let starts = (0..rows).step_by(STRIP);
+        strips.extend(starts.map(|start| Strip { segment, start, rows: STRIP.min(rows - start) }));
+    }
+    let (mut tasks, mut whole, mut of_task) = (Vec::new(), 0, 0);
+    for (k, strip) in strips.iter().enumerate() {
+        of_task += multiplications(strip) + OF_A_STRIP;
+        if of_task >= TASK || k + 1 == strips.len() {
+            let first = tasks.last().map_or(0, |task: &Range<usize>| task.end);
+            tasks.push(first..k + 1);
+            whole += of_task;
+            of_task = 0;
         }
     }
-    strips
-}
-
-fn for_each_strip<R: Real>(strips: Vec<Strip<'_, R>>, work: usize, compute: impl Fn(Strip<'_, R>) + Send + Sync) {
-    if work < PARALLEL {
-        strips.into_iter().for_each(compute);
-    } else {
-        strips.into_par_iter().for_each(compute);
-    }
+    let sizes = tasks.iter().map(|task| strips[task.clone()].iter().map(|strip| strip.rows * width).sum());
+    in_uneven_parts(
+        sizes,
+        whole / MULTIPLICATIONS,
+        #[inline(always)]
+        |k, mut out| {
+            let mut packed = Packed::default();
+            for strip in &strips[tasks[k].clone()] {
+                let (own, rest) = out.split_at_mut(strip.rows * width);
+                work(strip, &mut packed, own);
+                out = rest;
+            }
+        },
+    )
 }
 
 pub(crate) fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, shape: &[usize; 3]) -> DispatchTensor {
     let &[count, m, n] = shape;
+    if m * n == 0 {
+        return super::zeros(shape, left.dtype());
+    }
     let (left_host, right_host, segments) = (left.host(), right.host(), segments.host());
     let (groups, stop) = (Groups::new(segments.values(), count), Stop::current());
     let dtype = left.dtype();
     for_float!(dtype, R => {
         let left = groups.grouped::<R>(left_host.values(), m);
         let right = groups.grouped::<R>(right_host.values(), n);
-        let mut blocks = vec![R::default(); count * m * n];
-        if m * n > 0 {
-            let work = groups.count() * m * n;
-            for_each_strip(strips(&mut blocks, count, n, |_| m), work, |strip| {
-                let rows = groups.rows(strip.segment);
-                let left = Matrix::new(&left[rows.start * m..rows.end * m], rows.len(), m);
-                let right = Matrix::new(&right[rows.start * n..rows.end * n], rows.len(), n);
-                product(left.transposed().strip(strip.start, strip.out.len() / n), right, strip.out, &stop);
-            });
-        }
+        let multiplications = |strip: &Strip| groups.rows(strip.segment).len() * strip.rows * n;
+        let blocks = in_strips(count, n, multiplications, |_| m, #[inline(always)] |strip, packed, out| {
+            let rows = groups.rows(strip.segment);
+            let left = Matrix::new(&left[rows.start * m..rows.end * m], rows.len(), m);
+            let right = Matrix::new(&right[rows.start * n..rows.end * n], rows.len(), n);
+            product(left.transposed().strip(strip.start, strip.rows), right, packed, out, &stop);
+        });
         from_host(blocks, shape, dtype)
     })
 }
@@ -159,19 +180,15 @@ pub(crate) fn contract(
     for_float!(rows.dtype(), R => {
         let values = groups.grouped::<R>(rows_host.values(), width_in);
         let blocks = blocks_host.values::<R>();
-        let mut results = vec![R::default(); shape.iter().product()];
-        if width_in * width_out > 0 {
-            let work = groups.count() * m * n;
-            let strips = strips(&mut results, count, width_out, |segment| groups.rows(segment).len());
-            for_each_strip(strips, work, |strip| {
-                let first = groups.rows(strip.segment).start + strip.start;
-                let rows = strip.out.len() / width_out;
-                let values = &values[first * width_in..(first + rows) * width_in];
-                let block = Matrix::new(&blocks[strip.segment * m * n..(strip.segment + 1) * m * n], m, n);
-                let block = if transposed { block.transposed() } else { block };
-                product(Matrix::new(values, rows, width_in), block, strip.out, &stop);
-            });
-        }
+        let rows_of = |segment| groups.rows(segment).len();
+        let multiplications = |strip: &Strip| strip.rows * m * n;
+        let results = in_strips(count, width_out, multiplications, rows_of, #[inline(always)] |strip, packed, out| {
+            let first = groups.rows(strip.segment).start + strip.start;
+            let values = &values[first * width_in..(first + strip.rows) * width_in];
+            let block = Matrix::new(&blocks[strip.segment * m * n..(strip.segment + 1) * m * n], m, n);
+            let block = if transposed { block.transposed() } else { block };
+            product(Matrix::new(values, strip.rows, width_in), block, packed, out, &stop);
+        });
         from_host(groups.scattered(results, width_out), shape, rows.dtype())
     })
 }

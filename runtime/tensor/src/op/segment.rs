@@ -7,6 +7,7 @@ use super::{FLOATS, check_dtypes, check_indices, check_rank};
 use crate::autodiff::Reads;
 use crate::context::check_cost;
 use crate::kernel::device::segment::Table;
+use crate::kernel::segment::STRIP;
 use crate::memory::{self, Reservation};
 use crate::op::linalg::multiplications;
 use crate::tensor::checked_bytes;
@@ -82,10 +83,13 @@ pub fn contract_right(right: &Tensor, blocks: &Tensor, segments: &Tensor) -> Res
     })
 }
 
-/// Counts what a kernel needs beside its result while it runs: for each block where its rows begin and which part of the result is its own, for
-/// each row its place. Blocks may be many more than rows; without elements, there is nothing to do for them.
+/// Counts what a kernel needs beside its result while it runs, in entries of two words: for each strip of the result, of which a block or its rows have several if they are
+/// long, which it is and where it lies (three); for each block where its rows begin; for each row its places. Blocks may be many more than rows; without elements, there
+/// is nothing to do for them.
 fn reserve_tables(operation: &'static str, blocks: &[usize], rows: usize) -> Result<Reservation, Misuse> {
-    let entries = if blocks.contains(&0) { 0 } else { blocks[0].saturating_mul(3).saturating_add(rows) };
+    let strips = blocks[0].saturating_mul(blocks[1].div_ceil(STRIP)).saturating_add(rows.div_ceil(STRIP));
+    let entries = strips.saturating_mul(3).saturating_add(blocks[0]).saturating_add(rows);
+    let entries = if blocks.contains(&0) { 0 } else { entries };
     memory::reserve(operation, checked_bytes(operation, &[entries, 2], DType::Int64)?)
 }
 
