@@ -1,13 +1,15 @@
-//! Real solid harmonics and the matrices of their derivatives.
+//! Real solid harmonics and their derivatives.
 //!
 //! Both follow from the complex functions `V_l^m = r^l P_l^m(cos theta) e^(i m phi) / (l + m)!` (without the Condon-Shortley sign), for which
 //! `d/dz V_l^m = V_(l-1)^m`, `d/dx V_l^m = (V_(l-1)^(m-1) - V_(l-1)^(m+1)) / 2`, `d/dy V_l^m = i (V_(l-1)^(m+1) + V_(l-1)^(m-1)) / 2` and
 //! `V_l^-m = (-1)^m conj(V_l^m)` (Helgaker, Jorgensen and Olsen, Molecular Electronic-Structure Theory, section 6.4).
 
+use std::ops::Range;
+
 use burn_dispatch::DispatchTensor;
 
-use super::fill::in_parts;
-use super::{Real, for_float};
+use super::fill::{in_parts, in_uneven_parts};
+use super::{MULTIPLICATIONS, Real, for_float};
 use crate::Tensor;
 use crate::tensor::from_host;
 
@@ -77,15 +79,23 @@ fn fill<R: Real>(rows: &mut [R], width: usize, [x, y, z]: [[f64; LANES]; 3], max
     }
 }
 
-/// For x, y and z: `D` with `d Y_b = sum_a Y_a D[a, b]`, row-major `[max_degree^2, (max_degree + 1)^2]`.
-pub(crate) fn derivative_matrices(max_degree: usize) -> [Vec<f64>; 3] {
-    let columns = (max_degree + 1) * (max_degree + 1);
-    let mut matrices = [const { Vec::new() }; 3].map(|_: Vec<f64>| vec![0.0; max_degree * max_degree * columns]);
+/// One summand of the derivative of a harmonic, see [`derivatives`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Term {
+    /// Along which axis, which harmonic one degree lower it is made of, and the derivative of which harmonic it belongs to: columns of vectors, of harmonics up to one degree
+    /// less, and of all.
+    pub(crate) columns: [usize; 3],
+    pub(crate) factor: f64,
+}
+
+/// The derivatives of all harmonics: `d Y_b / d x_axis` is the sum of `factor * Y_a` over the terms of `axis` and `b`.
+pub(crate) fn derivatives(max_degree: usize) -> Vec<Term> {
+    let mut terms = Vec::new();
     let mut add = |axis: usize, (l, m): (usize, isize), lower: isize, factor: f64| {
         // A function with |m| > l - 1 and the sine of m = 0 do not exist: they are 0.
         if lower.unsigned_abs() < l {
             let ratio = norm(l, m.unsigned_abs()) / norm(l - 1, lower.unsigned_abs());
-            matrices[axis][place(l - 1, lower) * columns + place(l, m)] += factor * ratio;
+            terms.push(Term { columns: [axis, place(l - 1, lower), place(l, m)], factor: factor * ratio });
         }
     };
     for l in 1..=max_degree {
@@ -111,5 +121,55 @@ pub(crate) fn derivative_matrices(max_degree: usize) -> [Vec<f64>; 3] {
             }
         }
     }
-    matrices
+    terms
+}
+
+/// The rows that one task of [`partial`] computes.
+const BLOCK: usize = 8 * LANES;
+
+/// What [`partial`] multiplies and where it adds: a column of the first operand, one of the second, one of the result, and a factor.
+type Product<R> = (usize, usize, usize, R);
+
+/// In each row `out[columns[c]] += factor * a[columns[roles[0]]] * b[columns[roles[1]]]` for all terms, where `c` is the role that neither operand has: 0 is that of vectors, 1 of
+/// lower harmonics and 2 of harmonics.
+pub(crate) fn partial(a: &Tensor, b: &Tensor, roles: [usize; 2], terms: &[Term], shape: &[usize]) -> DispatchTensor {
+    let (a_host, b_host) = (a.host(), b.host());
+    let ([a_width, b_width], width) = ([a.shape()[1], b.shape()[1]], shape[1]);
+    let role = 3 - roles[0] - roles[1];
+    for_float!(a.dtype(), R => {
+        let (a_values, b_values) = (a_host.values::<R>(), b_host.values::<R>());
+        let products = terms.iter().map(|term| {
+            let [first, second] = roles.map(|role| term.columns[role]);
+            (first, second, term.columns[role], R::from_f64(term.factor))
+        });
+        let products: Vec<Product<R>> = products.collect();
+        let sizes = (0..shape[0]).step_by(BLOCK).map(|start| BLOCK.min(shape[0] - start) * width);
+        let work = shape[0] * products.len() / MULTIPLICATIONS;
+        let values = in_uneven_parts(sizes, work, #[inline(always)] |k, out: &mut [R]| {
+            let mut sums = vec![[R::default(); LANES]; width];
+            for (start, rows) in (k * BLOCK..).step_by(LANES).zip(out.chunks_mut(LANES * width)) {
+                let range = start..start + rows.len() / width;
+                let (a, b) = (lanes(a_values, a_width, range.clone()), lanes(b_values, b_width, range));
+                sums.fill([R::default(); LANES]);
+                for &(first, second, column, factor) in &products {
+                    let (a, b, sum) = (a[first], b[second], sums[column]);
+                    sums[column] = std::array::from_fn(|n| (a[n] * b[n]).mul_add(factor, sum[n]));
+                }
+                for (lane, row) in rows.chunks_exact_mut(width).enumerate() {
+                    row.iter_mut().zip(&sums).for_each(|(value, sum)| *value = sum[lane]);
+                }
+            }
+        });
+        from_host(values, shape, a.dtype())
+    })
+}
+
+/// The columns of these rows, no more than there are lanes.
+#[inline(always)]
+fn lanes<R: Real>(values: &[R], width: usize, rows: Range<usize>) -> Vec<[R; LANES]> {
+    let mut columns = vec![[R::default(); LANES]; width];
+    for (lane, row) in values[rows.start * width..rows.end * width].chunks_exact(width).enumerate() {
+        columns.iter_mut().zip(row).for_each(|(column, value)| column[lane] = *value);
+    }
+    columns
 }

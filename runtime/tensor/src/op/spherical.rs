@@ -1,8 +1,13 @@
 //! Functions of directions and distances.
 
+use std::sync::Arc;
+
 use super::{FLOATS, check_dtypes, check_rank, elementwise, linalg, reduce, shape};
 use crate::autodiff::Reads;
+use crate::context::check_cost;
+use crate::kernel::harmonics::Term;
 use crate::kernel::kernel;
+use crate::op::linalg::multiplications;
 use crate::tensor::check_devices;
 use crate::{Misuse, Tensor, kernel};
 
@@ -33,21 +38,57 @@ pub fn solid_harmonics(vectors: &Tensor, max_degree: usize) -> Result<Tensor, Mi
     })
 }
 
-/// The derivative of a solid harmonic along an axis is a combination of those one degree lower, so the gradient along axis `k` is
-/// `sum over columns of g * (harmonics D_k)` with a constant matrix `D_k`.
+/// The derivative of a solid harmonic along an axis is a combination of a few of those one degree lower.
 fn harmonics_gradient(vectors: &Tensor, g: &Tensor, max_degree: usize) -> Result<Tensor, Misuse> {
     if max_degree == 0 {
         return Tensor::full(&g.device(), vectors.shape(), 0.0, g.dtype());
     }
     let lower = solid_harmonics(vectors, max_degree - 1)?;
-    let components = kernel::harmonics::derivative_matrices(max_degree)
-        .into_iter()
-        .map(|matrix| {
-            let matrix = Tensor::from_float64(&g.device(), &[lower.shape()[1], g.shape()[1]], &matrix, g.dtype())?;
-            reduce::sum(&elementwise::multiply(g, &linalg::matmul(&lower, &matrix)?)?, &[1], true)
-        })
-        .collect::<Result<Vec<_>, Misuse>>()?;
+    let terms: Arc<[Term]> = kernel::harmonics::derivatives(max_degree).into();
+    if g.is_on_device() {
+        gradient_of_products(&lower, g, &terms)
+    } else {
+        partial([&lower, g], [LOWER, UPPER], &terms)
+    }
+}
+
+/// As a device has no kernel for the few terms: the gradient along axis `k` is `sum over columns of g * (lower D_k)` with a constant matrix `D_k`.
+fn gradient_of_products(lower: &Tensor, g: &Tensor, terms: &[Term]) -> Result<Tensor, Misuse> {
+    let size = [lower.shape()[1], g.shape()[1]];
+    let component = |axis: usize| {
+        let mut matrix = vec![0.0; size[0] * size[1]];
+        for &Term { columns, factor } in terms.iter().filter(|term| term.columns[VECTOR] == axis) {
+            matrix[columns[LOWER] * size[1] + columns[UPPER]] += factor;
+        }
+        let matrix = Tensor::from_float64(&g.device(), &size, &matrix, g.dtype())?;
+        reduce::sum(&elementwise::multiply(g, &linalg::matmul(lower, &matrix)?)?, &[1], true)
+    };
+    let components = (0..3).map(component).collect::<Result<Vec<_>, Misuse>>()?;
     shape::concatenate(&components.iter().collect::<Vec<_>>(), 1)
+}
+
+/// The roles of the operands of a form in three variables, `sum over rows and terms of factor * vector[axis] * lower[a] * upper[b]`.
+const VECTOR: usize = 0;
+const LOWER: usize = 1;
+const UPPER: usize = 2;
+
+/// The derivative of that form by the operand that is not there; `roles` are those of the two that are. Its own gradients are again such derivatives.
+fn partial(operands: [&Tensor; 2], roles: [usize; 2], terms: &Arc<[Term]>) -> Result<Tensor, Misuse> {
+    const NAME: &str = "spherical.solid-harmonics";
+    let role = VECTOR + LOWER + UPPER - roles[0] - roles[1];
+    // What belongs to the largest degree is last.
+    let last = terms.iter().map(|term| term.columns[role]).max().map_or(0, |last| last + 1);
+    let [a, b] = operands;
+    let shape = [a.shape()[0], last];
+    check_cost(NAME, multiplications(&shape[..1], terms.len()))?;
+    let run = || kernel::harmonics::partial(a, b, roles, terms, &shape);
+    let terms = terms.clone();
+    Tensor::compute(NAME, &shape, a.dtype(), &operands, run, Reads::Others, move |step| {
+        let [a, b] = [&step.inputs[0], &step.inputs[1]];
+        step.gradients(&[&|g| partial([g, b], [role, roles[1]], &terms), &|g| {
+            partial([a, g], [roles[0], role], &terms)
+        }])
+    })
 }
 
 /// Functions tabulated as polynomials on equal intervals: `x` `[rows]`, `coefficients` `[intervals, degree + 1, functions]` to `[rows, functions]`.
