@@ -8,7 +8,10 @@
 pub fn keep_freed_memory() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {
-        #[expect(unsafe_code, reason = "a function of the C library; it takes numbers, and is safe to call from any thread")]
+        #[expect(
+            unsafe_code,
+            reason = "a function of the C library; it takes numbers, and is safe to call from any thread"
+        )]
         // Refused numbers leave the allocator as it is, which is only slower.
         unsafe {
             libc::mallopt(libc::M_MMAP_THRESHOLD, LARGEST_IN_HEAP);

@@ -77,8 +77,8 @@ fn zeroed<T: Fill>(slots: &mut [MaybeUninit<T>]) -> &mut [T] {
     }
 }
 
-/// `count` elements in parts of `width`: `values(k, size)` gives those of part `k`, as many as `size` says.
-fn from_values<T: Fill, I: Iterator<Item = T>>(
+/// `count` elements in parts of `width`: `values(k, size)` gives those of part `k`, as many as `size` says. Closures must be marked `#[inline(always)]`.
+pub(crate) fn from_values<T: Fill, I: Iterator<Item = T>>(
     count: usize,
     width: usize,
     values: impl Fn(usize, usize) -> I + Send + Sync,

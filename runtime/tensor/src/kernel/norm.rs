@@ -2,13 +2,13 @@
 
 use burn_dispatch::DispatchTensor;
 
-use super::fill::in_parts;
+use super::fill::from_values;
 use super::{Real, for_float};
 use crate::Tensor;
 use crate::tensor::from_host;
 
 /// The lanes that sums are kept in.
-const LANES: usize = 8;
+const LANES: usize = 16;
 
 /// The sums over a row of two terms of `a` and `b`, in double precision and in lanes that are added up in a fixed order.
 #[inline(always)]
@@ -26,7 +26,14 @@ fn sums<R: Real>(a: &[R], b: &[R], first: impl Fn(f64, f64) -> f64, second: impl
         one[lane] += first(left.to_f64(), right.to_f64());
         two[lane] += second(left.to_f64(), right.to_f64());
     }
-    [one, two].map(|t| ((t[0] + t[4]) + (t[2] + t[6])) + ((t[1] + t[5]) + (t[3] + t[7])))
+    [one, two].map(|mut lanes| {
+        let mut count = LANES;
+        while count > 1 {
+            count /= 2;
+            (0..count).for_each(|lane| lanes[lane] += lanes[lane + count]);
+        }
+        lanes[0]
+    })
 }
 
 /// The mean (0 if not centred) and the root of a row, in double precision. The row is read once: it is shifted by its first element, so that a mean far
@@ -63,11 +70,11 @@ pub(crate) fn forward(a: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor
     let host = a.host();
     for_float!(a.dtype(), R => {
         let a_values = host.values::<R>();
-        let values = in_parts::<R>(a_values.len(), width, #[inline(always)] |k, result| {
+        let values = from_values(a_values.len(), width, #[inline(always)] |k, _| {
             let row = &a_values[k * width..(k + 1) * width];
             let (mean, root) = moments(row, epsilon, centred);
             let (mean, scale) = (R::from_f64(mean), R::from_f64(1.0 / root));
-            result.iter_mut().zip(row).for_each(|(value, a)| *value = (*a - mean) * scale);
+            row.iter().map(#[inline(always)] move |a| (*a - mean) * scale)
         });
         from_host(values, a.shape(), a.dtype())
     })
@@ -79,7 +86,7 @@ pub(crate) fn jacobian_product(a: &Tensor, g: &Tensor, epsilon: f64, centred: bo
     let (a_host, g_host) = (a.host(), g.host());
     for_float!(a.dtype(), R => {
         let (a_values, g_values) = (a_host.values::<R>(), g_host.values::<R>());
-        let values = in_parts::<R>(a_values.len(), width, #[inline(always)] |k, result| {
+        let values = from_values(a_values.len(), width, #[inline(always)] |k, _| {
             let (row, gradient) = (&a_values[k * width..(k + 1) * width], &g_values[k * width..(k + 1) * width]);
             let (mean, root) = moments(row, epsilon, centred);
             let count = width as f64;
@@ -88,9 +95,7 @@ pub(crate) fn jacobian_product(a: &Tensor, g: &Tensor, epsilon: f64, centred: bo
             let overlap = overlap / (count * root * root);
             let (mean, scale) = (R::from_f64(mean), R::from_f64(1.0 / root));
             let (gradient_mean, overlap) = (R::from_f64(gradient_mean), R::from_f64(overlap));
-            for (value, (a, g)) in result.iter_mut().zip(row.iter().zip(gradient)) {
-                *value = (*g - gradient_mean - (*a - mean) * overlap) * scale;
-            }
+            row.iter().zip(gradient).map(#[inline(always)] move |(a, g)| (*g - gradient_mean - (*a - mean) * overlap) * scale)
         });
         from_host(values, a.shape(), a.dtype())
     })
@@ -103,7 +108,7 @@ pub(crate) fn curvature(a: &Tensor, g: &Tensor, u: &Tensor, epsilon: f64, centre
     let (a_host, g_host, u_host) = (a.host(), g.host(), u.host());
     for_float!(a.dtype(), R => {
         let (a_values, g_values, u_values) = (a_host.values::<R>(), g_host.values::<R>(), u_host.values::<R>());
-        let values = in_parts::<R>(a_values.len(), width, #[inline(always)] |k, result| {
+        let values = from_values(a_values.len(), width, #[inline(always)] |k, _| {
             let range = k * width..(k + 1) * width;
             let (row, g, u) = (&a_values[range.clone()], &g_values[range.clone()], &u_values[range]);
             let count = width as f64;
@@ -120,9 +125,10 @@ pub(crate) fn curvature(a: &Tensor, g: &Tensor, u: &Tensor, epsilon: f64, centre
             let (by_u, by_g) = (R::from_f64(scale * y_g), R::from_f64(scale * y_u));
             let constant = R::from_f64(-scale * (y_g * u_mean + y_u * g_mean));
             let mean = R::from_f64(mean);
-            for (value, (a, (g, u))) in result.iter_mut().zip(row.iter().zip(g.iter().zip(u))) {
-                *value = (*a - mean).mul_add(by_y, by_u.mul_add(*u, by_g.mul_add(*g, constant)));
-            }
+            row.iter().zip(g.iter().zip(u)).map(
+                #[inline(always)]
+                move |(a, (g, u))| (*a - mean).mul_add(by_y, by_u.mul_add(*u, by_g.mul_add(*g, constant))),
+            )
         });
         from_host(values, a.shape(), a.dtype())
     })

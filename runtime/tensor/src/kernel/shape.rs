@@ -68,14 +68,15 @@ fn arranged<T: Fill>(values: &[T], shape: &[usize], strides: &[usize]) -> Vec<T>
     if let Some((&(height, 1), outer)) = outer.split_last()
         && step > 1
     {
-        // The result's columns are rows where they come from: they are turned block by block.
+        // The result's columns are rows where they come from: they are turned block by block. A narrow plane is a block of its own.
+        let block = if width < BLOCK { height.min(BLOCK * BLOCK / width) } else { height.min(BLOCK) };
         return in_parts(
             count,
-            BLOCK.min(height) * width,
+            block * width,
             #[inline(always)]
             |k, out| {
                 // A part may span two planes where their height is no multiple of a block: then row by row.
-                let (first, rows) = (k * BLOCK.min(height), out.len() / width);
+                let (first, rows) = (k * block, out.len() / width);
                 if first / height == (first + rows - 1) / height {
                     let start = start(outer, first / height) + first % height;
                     for column in (0..width).step_by(BLOCK) {
