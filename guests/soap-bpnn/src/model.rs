@@ -17,7 +17,7 @@
 use std::cell::{Ref, RefCell};
 use std::collections::BTreeMap;
 
-use kilnbox_sdk::data::Systems;
+use kilnbox_sdk::data::{Neighbors, Systems};
 use kilnbox_sdk::info::{
     DType, DatasetInfo, ModelOutput, NamedTarget, NeighborListOptions, TargetType, last_layer_features,
 };
@@ -269,7 +269,7 @@ impl SoapBpnn {
         // Which network serves each atom.
         let networks =
             if self.embeddings.is_some() { Tensor::zeros(&[species.size(0)], DType::Int64) } else { species.clone() };
-        let mut x = self.sorted_power_spectrum(systems, all_species, order)?;
+        let mut x = self.sorted_power_spectrum(systems, order)?;
         if let Some(embeddings) = &self.embeddings {
             x = x * embeddings.center.forward(&species);
         }
@@ -300,29 +300,37 @@ impl SoapBpnn {
 /// The atoms of a batch by species, and in the order of each species as they come: rows that share weights then lie side by side, and no kernel has to
 /// bring wide rows together.
 struct Order {
+    /// The species of every atom.
+    species: Vec<i64>,
     /// The atom at each sorted place.
     atoms: Tensor,
     /// The sorted place of each atom that has one, in the order in which they were given.
     places: Tensor,
-    /// The sorted place of every atom where some have none, which is then a negative number.
-    all_places: Option<Vec<i64>>,
+    /// The sorted place of every atom, if it has one.
+    all_places: Vec<Option<usize>>,
+}
+
+/// The pairs that begin with an atom that has a place in an [`Order`]: by that place, and those of one atom by the species of the other one.
+struct SortedPairs {
+    /// `[pairs, 3]`.
+    vectors: Tensor,
+    /// The place of the first atom, times the number of species, plus the species of the second one.
+    keys: Vec<usize>,
 }
 
 impl Order {
     /// All atoms of these species, or some.
     fn of(species: &Tensor, selected: Option<&[i64]>) -> Order {
-        const NONE: i64 = -1;
         let species = species.to_vec_i64();
         let given: Vec<i64> = selected.map_or_else(|| (0..species.len() as i64).collect(), <[i64]>::to_vec);
         let mut atoms = given.clone();
         atoms.sort_by_key(|&atom| species[atom as usize]);
-        let mut all_places = vec![NONE; species.len()];
+        let mut all_places = vec![None; species.len()];
         for (place, &atom) in atoms.iter().enumerate() {
-            all_places[atom as usize] = place as i64;
+            all_places[atom as usize] = Some(place);
         }
-        let row = |values: Vec<i64>| Tensor::from_vec_i64(&[values.len()], values);
-        let places = row(given.iter().map(|&atom| all_places[atom as usize]).collect());
-        Order { atoms: row(atoms), places, all_places: selected.map(|_| all_places) }
+        let places = given.iter().filter_map(|&atom| all_places[atom as usize].map(|place| place as i64)).collect();
+        Order { species, atoms: row(atoms), places: row(places), all_places }
     }
 
     /// Rows of atoms, sorted.
@@ -335,14 +343,46 @@ impl Order {
         rows.select(0, &self.places)
     }
 
-    /// The sorted place of the first atom of each pair. Where some atoms have none, pairs that begin with these are left out: then also which ones stay.
-    fn centers(&self, first: &Tensor) -> (Tensor, Option<Tensor>) {
-        let Some(all_places) = &self.all_places else { return (self.places.select(0, first), None) };
-        let placed = first.to_vec_i64().into_iter().map(|atom| all_places[atom as usize]).zip(0..);
-        let (centers, pairs): (Vec<i64>, Vec<i64>) = placed.filter(|&(place, _)| place >= 0).unzip();
-        let row = |values: Vec<i64>| Tensor::from_vec_i64(&[values.len()], values);
-        (row(centers), Some(row(pairs)))
+    /// The pairs of a neighbour list whose first atoms have a place, sorted; there are `species_count` species.
+    fn pairs(&self, neighbors: &Neighbors, species_count: usize) -> SortedPairs {
+        let (first, second) = (neighbors.first.to_vec_i64(), neighbors.second.to_vec_i64());
+        let key_of = |(&first, &second): (&i64, &i64)| {
+            let place = self.all_places[first as usize]?;
+            Some(place * species_count + self.species[second as usize] as usize)
+        };
+        let keys_of_pairs: Vec<Option<usize>> = first.iter().zip(&second).map(key_of).collect();
+        // Counting sort: where the pairs of each key begin, and then each pair in its turn.
+        let mut starts = vec![0; self.atoms.size(0) * species_count + 1];
+        keys_of_pairs.iter().flatten().for_each(|key| starts[key + 1] += 1);
+        (1..starts.len()).for_each(|key| starts[key] += starts[key - 1]);
+        let count = starts[starts.len() - 1];
+        let (mut keys, mut pairs) = (vec![0; count], vec![0; count]);
+        for (pair, key) in (0..).zip(keys_of_pairs) {
+            let Some(key) = key else { continue };
+            let place = starts[key];
+            starts[key] += 1;
+            (keys[place], pairs[place]) = (key, pair);
+        }
+        SortedPairs { vectors: neighbors.vectors.select(0, &row(pairs)), keys }
     }
+}
+
+/// As a tensor of one axis.
+fn row(values: Vec<i64>) -> Tensor {
+    Tensor::from_vec_i64(&[values.len()], values)
+}
+
+/// How the species of a pair's second atom enters the density.
+enum Channels {
+    /// Each species is a channel. The place of the first atom and the species of the second one, as one number.
+    Species(Tensor),
+    /// Learned factors.
+    Learned {
+        /// The radial functions times the factors, `[pairs, functions * LEARNED_CHANNELS]`.
+        right: Tensor,
+        /// The place of the first atom.
+        centers: Tensor,
+    },
 }
 
 impl SoapBpnn {
@@ -373,41 +413,56 @@ impl SoapBpnn {
     /// When the host cannot make the neighbour list.
     pub fn power_spectrum(&self, systems: Systems<'_>, species: &Tensor) -> Result<Tensor> {
         let order = Order::of(species, None);
-        Ok(order.restored(&self.sorted_power_spectrum(systems, species, &order)?))
+        Ok(order.restored(&self.sorted_power_spectrum(systems, &order)?))
     }
 
     /// As [`power_spectrum`](SoapBpnn::power_spectrum), of the atoms of `order` as they are sorted.
-    fn sorted_power_spectrum(&self, systems: Systems<'_>, species: &Tensor, order: &Order) -> Result<Tensor> {
+    fn sorted_power_spectrum(&self, systems: Systems<'_>, order: &Order) -> Result<Tensor> {
         let atoms = order.atoms.size(0);
-        let neighbors = systems.neighbors(self.neighbor_lists()[0])?;
-        let (centers, chosen) = order.centers(&neighbors.first);
-        let (vectors, second) = match &chosen {
-            None => (neighbors.vectors, neighbors.second),
-            Some(pairs) => (neighbors.vectors.select(0, pairs), neighbors.second.select(0, pairs)),
-        };
-        let vectors = &vectors;
-        let pairs = vectors.size(0);
-        let distances = (vectors * vectors).sum(&[1]).sqrt();
+        let species_count = self.atomic_types.len();
+        let SortedPairs { vectors, keys } = order.pairs(&systems.neighbors(self.neighbor_lists()[0])?, species_count);
+        let distances = (&vectors * &vectors).sum(&[1]).sqrt();
         let RadialTable { counts, lower, upper, coefficients } = &self.radial;
         let radial = distances.piecewise_polynomial(coefficients, *lower, *upper);
         let angular = vectors.solid_harmonics(counts.len() - 1);
-        let channels = self.channels(vectors.dtype()).select(0, &species.select(0, &second));
-        let channel_count = channels.size(1);
-        let functions: usize = counts.iter().sum();
-        let right = radial.reshape(&[pairs, functions, 1]) * channels.reshape(&[pairs, 1, channel_count]);
-        let right = right.reshape(&[pairs, functions * channel_count]);
+        let neighbors = self.channels_of_neighbors(&radial, &keys);
         let atoms_of_rows = self.atoms_of_rows(atoms);
         let mut spectra = Vec::with_capacity(counts.len());
         let mut start = 0;
         for (l, (&count, atoms_of_rows)) in counts.iter().zip(&*atoms_of_rows).enumerate() {
-            let width = count * channel_count;
             let left = angular.slice(1, l * l..(l + 1) * (l + 1));
-            let density = Tensor::outer_sum(&left, &right.slice(1, start..start + width), &centers, atoms);
+            let (density, width) = match &neighbors {
+                Channels::Species(segments) => {
+                    // The density of each species by itself, then side by side: where a channel is a species, a pair adds to one of them only.
+                    let right = radial.slice(1, start..start + count);
+                    let density = Tensor::outer_sum(&left, &right, segments, atoms * species_count);
+                    let density = density.reshape(&[atoms, species_count, 2 * l + 1, count]).permute(&[0, 2, 3, 1]);
+                    (density, count * species_count)
+                }
+                Channels::Learned { right, centers } => {
+                    let right = right.slice(1, start * LEARNED_CHANNELS..(start + count) * LEARNED_CHANNELS);
+                    (Tensor::outer_sum(&left, &right, centers, atoms), count * LEARNED_CHANNELS)
+                }
+            };
             let density = density.reshape(&[atoms * (2 * l + 1), width]);
             spectra.push(Tensor::outer_sum(&density, &density, atoms_of_rows, atoms).reshape(&[atoms, width * width]));
-            start += width;
+            start += count;
         }
         Ok(Tensor::concatenate(&spectra.iter().collect::<Vec<_>>(), 1))
+    }
+
+    /// What the species of its second atom makes of a pair's radial functions.
+    fn channels_of_neighbors(&self, radial: &Tensor, keys: &[usize]) -> Channels {
+        let species_count = self.atomic_types.len();
+        let Some(embeddings) = &self.embeddings else {
+            return Channels::Species(row(keys.iter().map(|&key| key as i64).collect()));
+        };
+        let species = row(keys.iter().map(|key| (key % species_count) as i64).collect());
+        let centers = row(keys.iter().map(|key| (key / species_count) as i64).collect());
+        let (pairs, functions) = (radial.size(0), radial.size(1));
+        let channels = embeddings.neighbor.forward(&species).reshape(&[pairs, 1, LEARNED_CHANNELS]);
+        let right = (radial.reshape(&[pairs, functions, 1]) * channels).reshape(&[pairs, functions * LEARNED_CHANNELS]);
+        Channels::Learned { right, centers }
     }
 
     /// For each `l` the atom of each row of a density, which has `2 l + 1` rows for each atom.
@@ -424,16 +479,6 @@ impl SoapBpnn {
         Ref::map(self.atoms_of_rows.borrow(), |kept| kept.1.as_slice())
     }
 
-    /// The channels of each species, `[species, channels]`.
-    fn channels(&self, dtype: DType) -> Tensor {
-        if let Some(embeddings) = &self.embeddings {
-            return embeddings.neighbor.weight.clone();
-        }
-        let count = self.atomic_types.len();
-        let identity = (0..count * count).map(|entry| if entry % (count + 1) == 0 { 1.0 } else { 0.0 });
-        Tensor::from_vec_f64(&[count, count], identity.collect(), dtype)
-    }
-
     /// Features of different networks are different quantities: each network has its own columns, with zeros for the other networks' atoms.
     fn in_columns_of_networks(&self, features: &Tensor, networks: &Tensor) -> Tensor {
         let count = self.networks();
@@ -441,7 +486,9 @@ impl SoapBpnn {
             return features.clone();
         }
         let (atoms, width) = (features.size(0), features.size(1));
-        let chosen = self.channels(features.dtype()).select(0, networks).reshape(&[atoms, count, 1]);
+        let identity = (0..count * count).map(|entry| if entry % (count + 1) == 0 { 1.0 } else { 0.0 });
+        let identity = Tensor::from_vec_f64(&[count, count], identity.collect(), features.dtype());
+        let chosen = identity.select(0, networks).reshape(&[atoms, count, 1]);
         (features.reshape(&[atoms, 1, width]) * chosen).reshape(&[atoms, count * width])
     }
 }
