@@ -56,7 +56,7 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     if let Some(name) = checkpoint.first_non_finite_tensor() {
         log.warning(format!("the tensor `{name}` of the checkpoint has numbers that are not finite"));
     }
-    let model = super::export_model(&request.sandbox, &component, bundle, checkpoint, metadata, &log)?;
+    let model = super::export_model(&request.sandbox, &component, bundle, &checkpoint, metadata, &log)?;
     model.write(&output)?;
     log.info(format!("The model is in `{}`", output.display()));
     Ok(())

@@ -97,7 +97,7 @@ fn export_model(
     sandbox: &Sandbox,
     component: &Component,
     component_bytes: Vec<u8>,
-    checkpoint: CheckpointFile,
+    checkpoint: &CheckpointFile,
     metadata: Json,
     log: &Log,
 ) -> Result<ModelFile, CliError> {
@@ -105,18 +105,17 @@ fn export_model(
     let device = Device::cpu();
     let mut session = sandbox.quiet_session(component, &device, log)?;
     let about = session.about()?;
-    let model = session.load_model(&checkpoint_on_device(&checkpoint, &device)?, Context::Export)?;
+    let model = session.load_model(&checkpoint_on_device(checkpoint, &device)?, Context::Export)?;
     let capabilities = session.export_model(&model)?;
     // What is exported is the model alone, with its best weights: no optimizer, no history.
     let exported = session.model_checkpoint(&model)?;
-    let epoch = checkpoint.epoch;
-    let mut context = CheckpointContext::of(&checkpoint)?;
+    let mut context = CheckpointContext::of(checkpoint)?;
     component.digest().clone_into(&mut context.architecture.digest);
-    let mut checkpoint = context.file(&exported).map_err(|message| CliError::new(Blame::Architecture, message))?;
-    checkpoint.epoch = epoch;
+    let mut of_model = context.file(&exported).map_err(|message| CliError::new(Blame::Architecture, message))?;
+    of_model.epoch = checkpoint.epoch;
     let mut model = ModelFile {
         component: component_bytes,
-        checkpoint,
+        checkpoint: of_model,
         capabilities: capabilities_to_json(&capabilities, &about.supported_devices),
         metadata: metadata_json(&about, metadata),
         options: Json::Null,

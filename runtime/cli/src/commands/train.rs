@@ -279,7 +279,7 @@ impl Run {
             &self.sandbox,
             &self.component,
             self.architecture.component.clone(),
-            checkpoint.clone(),
+            &checkpoint,
             Json::Null,
             log,
         )?;
