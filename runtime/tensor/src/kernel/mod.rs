@@ -19,6 +19,7 @@ pub(crate) mod segment;
 pub(crate) mod shape;
 pub(crate) mod softmax;
 mod solve;
+mod square;
 
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{Element, Shape};
