@@ -51,8 +51,11 @@ fn merged(shape: &[usize], strides: &[usize]) -> Vec<(usize, usize)> {
 
 /// The elements of the tensor of this shape whose element `i` is at the sum of `i[k] * strides[k]`.
 fn arranged<T: Fill>(values: &[T], shape: &[usize], strides: &[usize]) -> Vec<T> {
-    let axes = merged(shape, strides);
     let count = shape.iter().product();
+    if count == 0 {
+        return Vec::new();
+    }
+    let axes = merged(shape, strides);
     let Some((&(width, step), outer)) = axes.split_last() else {
         return values[..count].to_vec();
     };
@@ -140,4 +143,23 @@ pub(crate) fn slice(a: &Tensor, axis: usize, start: usize, shape: &[usize]) -> D
     let count = shape.iter().product();
     let (row, width, start) = (size * inner, shape[axis] * inner, start * inner);
     for_elements!(a, |values| copied(values, count, width, |k| k * row + start), shape)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn elements_are_arranged_as_strides_say() {
+        // Planes that are narrow, wide, higher than a block, and without elements.
+        for shape in [[2, 3, 5], [4, 65, 3], [3, 300, 2], [2, 40, 33], [1, 1, 7], [3, 3, 0], [0, 4, 2], [2, 0, 9]] {
+            let values: Vec<usize> = (0..shape.iter().product()).collect();
+            // The last two axes are exchanged where the values lie.
+            let [planes, height, width] = shape;
+            let expected: Vec<usize> = (0..planes * height * width)
+                .map(|at| at / (height * width) * height * width + at % width * height + at / width % height)
+                .collect();
+            assert_eq!(arranged(&values, &shape, &[height * width, 1, height]), expected, "{shape:?}");
+        }
+    }
 }
