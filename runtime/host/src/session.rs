@@ -294,7 +294,8 @@ fn trainers(architecture: &Architecture) -> exports::trainer::GuestTrainer<'_> {
 /// also [keeps the memory that it frees](keep_freed_memory).
 ///
 /// A session belongs on such a thread: its stack is large enough for the deepest guest and the host that it calls, and a kernel that shares out its work
-/// does a part itself, where any other thread would hand over all of it and wait. The first call in a process decides the number. While a
+/// does a part itself, where any other thread would hand over all of it and wait. The first call in a process decides the number. It is the calling thread that becomes one of
+/// them if it is the main thread and may have such a stack, because the allocator does best by the main thread. While a
 /// session waits for the rest of a kernel, its thread may take up another `work` that is waiting, and goes on when that is done: where several
 /// sessions run at once, [`on_own_thread`] is for each but one of them.
 ///
@@ -304,8 +305,11 @@ pub fn on_worker<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Sen
     static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
     let started = STARTED.get_or_init(|| {
         keep_freed_memory();
-        rayon::ThreadPoolBuilder::new()
-            .num_threads(threads.unwrap_or(0))
+        let mut pool = rayon::ThreadPoolBuilder::new();
+        if is_main_thread_with_large_stack() {
+            pool = pool.use_current_thread();
+        }
+        pool.num_threads(threads.unwrap_or(0))
             .stack_size(THREAD_STACK)
             .thread_name(|number| format!("worker {number}"))
             .build_global()
@@ -313,6 +317,23 @@ pub fn on_worker<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Sen
     });
     started.clone().map_err(|error| HostError::Bug(format!("the threads cannot be started: {error}")))?;
     catch_unwind(AssertUnwindSafe(|| rayon::scope(|_| work()))).map_err(|_| panicked())
+}
+
+/// Whether this is the main thread, which lives as long as the process, and its stack may grow to the size of a session's. Linux looks at the limit when the stack grows, and leaves
+/// 128 MiB for that, so a process may raise it for itself.
+#[cfg(target_os = "linux")]
+fn is_main_thread_with_large_stack() -> bool {
+    use rustix::process::{Resource, Rlimit, getpid, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Stack);
+    let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= THREAD_STACK as u64);
+    let larger = Rlimit { current: Some(THREAD_STACK as u64), maximum: limit.maximum };
+    rustix::thread::gettid() == getpid()
+        && (is_enough(limit.current) || is_enough(limit.maximum) && setrlimit(Resource::Stack, larger).is_ok())
+}
+
+#[cfg(not(target_os = "linux"))]
+fn is_main_thread_with_large_stack() -> bool {
+    false
 }
 
 /// Runs `work` on a thread of its own, with a stack that is large enough for any guest, and waits for it.
