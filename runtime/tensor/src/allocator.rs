@@ -43,11 +43,7 @@ mod glibc {
 
     pub(super) fn keep_freed_memory() {
         // Where it refuses a number it changes nothing. By default tensors of more than 32 MiB would be the system's own memory, given back at once.
-        let settings = [
-            (libc::M_MMAP_MAX, 0),
-            (libc::M_TRIM_THRESHOLD, MOST_KEPT),
-            (libc::M_TOP_PAD, GROWTH),
-        ];
+        let settings = [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, MOST_KEPT), (libc::M_TOP_PAD, GROWTH)];
         for (setting, value) in settings {
             // SAFETY: it takes two numbers and may be called from any thread.
             #[expect(unsafe_code, reason = "a function of the C library")]
