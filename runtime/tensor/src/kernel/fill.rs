@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::{PARALLEL, vectorised};
+use super::{helpers, vectorised};
 use crate::context::Stop;
 
 /// The least elements that one task fills: enough to make handing it out cheap, few enough to stay in the nearest cache.
@@ -26,7 +26,7 @@ pub(crate) fn in_parts<T: Fill>(count: usize, width: usize, fill: impl Fn(usize,
     )
 }
 
-/// Parts of these sizes one after another, each filled as by [`in_parts`]. Below `work` of [`PARALLEL`] one thread does it.
+/// Parts of these sizes one after another, each filled as by [`in_parts`]. They are as much work as so many elements.
 pub(crate) fn in_uneven_parts<T: Fill>(
     sizes: impl Iterator<Item = usize> + Clone,
     work: usize,
@@ -50,10 +50,10 @@ pub(crate) fn in_uneven_parts<T: Fill>(
             || fill(k, zeroed(part)),
         )
     };
-    if work < PARALLEL {
-        parts.into_iter().for_each(run)
-    } else {
+    if helpers::are_worth(work) {
         parts.into_par_iter().for_each(run)
+    } else {
+        parts.into_iter().for_each(run)
     }
     // SAFETY: the parts cover all `count` slots, and `zeroed` wrote each of them; had one panicked or been stopped, this line would not be reached.
     #[expect(unsafe_code, reason = "the vector was filled through its spare capacity")]
@@ -118,10 +118,10 @@ fn filled<T: Fill>(count: usize, width: usize, write: impl Fn(usize, &mut [Maybe
         );
     };
     let task_size = parts_per_task * width;
-    if count < PARALLEL {
-        slots.chunks_mut(task_size).enumerate().for_each(task);
-    } else {
+    if helpers::are_worth(count) {
         slots.par_chunks_mut(task_size).enumerate().for_each(task);
+    } else {
+        slots.chunks_mut(task_size).enumerate().for_each(task);
     }
     // SAFETY: the tasks cover all `count` slots, and every caller's `write`, in this file, writes every slot of a part or panics; had one panicked, this line would not be
     // reached.
@@ -289,7 +289,7 @@ mod tests {
 
     #[test]
     fn every_element_is_filled_once_whatever_the_size() {
-        for count in [0, 1, 7, TASK - 1, TASK, TASK + 1, PARALLEL + 13] {
+        for count in [0, 1, 7, TASK - 1, TASK, TASK + 1, helpers::SHARED + 13] {
             let a: Vec<f64> = (0..count).map(|k| k as f64).collect();
             let uneven =
                 in_uneven_parts((0..count).map(|k| k % 3).take(count / 2), count, |k, part| part.fill(k as f64));

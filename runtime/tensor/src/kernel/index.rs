@@ -6,7 +6,7 @@ use burn_dispatch::DispatchTensor;
 use rayon::prelude::*;
 
 use super::fill::{Fill, copied, in_parts};
-use super::{PARALLEL, Real, around, for_elements, for_float, truths, vectorised};
+use super::{Real, around, for_elements, for_float, helpers, truths, vectorised};
 use crate::Tensor;
 use crate::context::Stop;
 use crate::tensor::from_host;
@@ -126,7 +126,7 @@ fn added<R: Real>(
     if part == 0 {
         return;
     }
-    let threads = if work < PARALLEL { 1 } else { rayon::current_num_threads() };
+    let threads = if helpers::are_worth(work) { rayon::current_num_threads() } else { 1 };
     let outer = totals.len() / part;
     // Cutting pays where copying a row costs more than looking at its index.
     let cuts = if outer >= threads || inner < CUTS { 1 } else { threads.min(CUTS) };

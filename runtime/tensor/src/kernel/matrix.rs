@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::fill::in_parts;
 use super::product::{Matrix, Packed, product as small_product};
-use super::{Real, for_float};
+use super::{MULTIPLICATIONS, Real, for_float, helpers};
 use crate::Tensor;
 use crate::context::Stop;
 use crate::tensor::from_host;
@@ -16,7 +16,7 @@ use crate::tensor::from_host;
 /// library as a whole: its threads share what they bring into order, which pays as soon as operands do not fit the nearest caches.
 const IN_BLOCKS: usize = 1 << 23;
 /// The least multiplications of a block: enough to make handing it to another thread cheap.
-const LEAST: usize = 1 << 18;
+const LEAST: usize = 1 << 17;
 /// The most blocks. The left operand is brought into order once for each.
 const BLOCKS: usize = 16;
 /// The columns that the library computes together, or a multiple of them.
@@ -137,7 +137,8 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
         return out;
     }
     let in_blocks = count.saturating_mul(inner) <= IN_BLOCKS;
-    let parallelism = if in_blocks { gemm::Parallelism::None } else { gemm::Parallelism::Rayon(0) };
+    let is_shared = helpers::are_worth(count.saturating_mul(inner) / MULTIPLICATIONS);
+    let parallelism = if is_shared && !in_blocks { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
     let (height, width) = if in_blocks { (rows, block(count * inner, columns)) } else { part(rows, inner, columns) };
     let (down, across) = (rows.div_ceil(height), columns.div_ceil(width));
     let stop = Stop::current();
@@ -177,7 +178,7 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
         }
     };
     match down * across {
-        blocks if in_blocks && blocks > 1 => (0..blocks).into_par_iter().for_each(compute),
+        blocks if in_blocks && is_shared => (0..blocks).into_par_iter().for_each(compute),
         parts => (0..parts).for_each(compute),
     }
     // SAFETY: the parts cover all `count` elements, and each wrote its own; had one been stopped, this line would not be reached.
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn small_products_are_shared_out_where_it_pays() {
-        assert_eq!(block(9 * 128 * 128, 128), 128);
+        assert_eq!(block(9 * 128 * 64, 64), 64);
         assert_eq!(block(81 * 128 * 384, 384), 32);
         assert_eq!(block(IN_BLOCKS, 17), 16);
         assert_eq!(block(IN_BLOCKS, 3), 3);

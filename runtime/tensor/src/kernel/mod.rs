@@ -9,6 +9,7 @@ pub(crate) mod device;
 pub(crate) mod elementwise;
 pub(crate) mod fill;
 pub(crate) mod harmonics;
+mod helpers;
 pub(crate) mod index;
 pub(crate) mod matrix;
 pub(crate) mod norm;
@@ -91,9 +92,6 @@ macro_rules! kernel {
     };
 }
 pub(crate) use kernel;
-
-/// Below this many elements a second thread costs more than it gives.
-pub(crate) const PARALLEL: usize = 1 << 16;
 
 /// So many multiplications of a kernel that sums products count as one element, in what decides whether threads share the work.
 const MULTIPLICATIONS: usize = 2;
@@ -272,7 +270,8 @@ pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor
         let count = parameter.len();
         let mut new = (vec![R::default(); count], vec![R::default(); count], vec![R::default(); count]);
         let results = (new.0.par_chunks_mut(CHUNK), new.1.par_chunks_mut(CHUNK), new.2.par_chunks_mut(CHUNK));
-        results.into_par_iter().enumerate().for_each(|(chunk, (value, first_moment, second_moment))| {
+        let least = if helpers::are_worth(count) { 1 } else { count.max(1) };
+        results.into_par_iter().enumerate().with_min_len(least).for_each(|(chunk, (value, first_moment, second_moment))| {
             let part = chunk * CHUNK..chunk * CHUNK + value.len();
             let (parameter, gradient) = (&parameter[part.clone()], &gradient[part.clone()]);
             let (first, second) = (&first[part.clone()], &second[part]);

@@ -4,7 +4,7 @@ use burn_dispatch::DispatchTensor;
 use rayon::prelude::*;
 
 use super::fill::{Fill, in_parts, in_uneven_parts};
-use super::{PARALLEL, Real, around, for_float, shape, vectorised};
+use super::{Real, around, for_float, helpers, shape, vectorised};
 use crate::tensor::{Sizes, from_host};
 use crate::{DType, Tensor};
 
@@ -78,7 +78,7 @@ fn sum_rows<R: Real>(values: &[R], rows: usize, width: usize) -> Vec<R> {
         );
     }
     let one = |row: &[R]| R::from_f64(row.chunks(4096).map(lane_sum).sum::<f64>());
-    if values.len() < PARALLEL {
+    if !helpers::are_worth(values.len()) {
         values.chunks(width).map(one).collect()
     } else if rows > 1 {
         values.par_chunks(width).with_min_len((4096 / width).max(1)).map(one).collect()
