@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::fill::in_parts;
 use super::product::{Matrix, Packed, product as small_product};
-use super::{MULTIPLICATIONS, Real, for_float, helpers};
+use super::{MULTIPLICATIONS, Real, few, for_float, helpers};
 use crate::Tensor;
 use crate::context::Stop;
 use crate::tensor::from_host;
@@ -123,6 +123,12 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
         "shapes were checked"
     );
     let count = rows * columns;
+    let sizes = [rows, inner, columns];
+    let right_is_transposed = right.strides[1] != 1;
+    if count > 0 && inner > 0 && left.strides[1] == 1 && few::is_for::<R>(sizes, right_is_transposed) {
+        let block = block(count.saturating_mul(inner), columns);
+        return few::product(left.values, (right.values, right_is_transposed), bias, sizes, block);
+    }
     let mut out: Vec<R> = match bias {
         Some(bias) => in_parts(
             count,
@@ -228,36 +234,52 @@ mod tests {
         assert_eq!(block(IN_BLOCKS, 3), 3);
     }
 
-    #[test]
-    fn products_in_blocks_equal_plain_loops() {
+    fn check_all_arrangements<R: Real + std::fmt::Debug>() {
         // Integers, whose sums are exact in any order.
-        let number = |k: usize| (k * 7919 % 13) as f64 - 6.0;
-        for [rows, inner, columns] in
-            [[1, 1, 1], [7, 3000, 90], [500, 70, 50], [61, 64, 611], [97, 1, 4001], [300, 200, 177]]
-        {
-            let left: Vec<f64> = (0..rows * inner).map(number).collect();
-            let right: Vec<f64> = (0..inner * columns).map(|k| number(k + 5)).collect();
-            let bias: Vec<f64> = (0..columns).map(number).collect();
-            let turned = |values: &[f64], rows: usize, columns: usize| -> Vec<f64> {
+        let number = |k: usize| R::from_f64((k * 7919 % 13) as f64 - 6.0);
+        for [rows, inner, columns] in [
+            [1, 1, 1],
+            [7, 3000, 90],
+            [500, 70, 50],
+            [61, 64, 611],
+            [97, 1, 4001],
+            [300, 200, 177],
+            [9, 256, 1024],
+            [10, 47, 31],
+            [1, 40, 512],
+            [16, 8, 2048],
+            [7, 24, 1024],
+        ] {
+            let left: Vec<R> = (0..rows * inner).map(number).collect();
+            let right: Vec<R> = (0..inner * columns).map(|k| number(k + 5)).collect();
+            let bias: Vec<R> = (0..columns).map(number).collect();
+            let turned = |values: &[R], rows: usize, columns: usize| -> Vec<R> {
                 (0..rows * columns).map(|at| values[at % rows * columns + at / rows]).collect()
             };
             let (left_turned, right_turned) = (turned(&left, rows, inner), turned(&right, inner, columns));
-            let element = |at: usize| -> f64 {
-                (0..inner).map(|k| left[at / columns * inner + k] * right[k * columns + at % columns]).sum()
+            let element = |at: usize| {
+                let term =
+                    |sum: R, k: usize| left[at / columns * inner + k].mul_add(right[k * columns + at % columns], sum);
+                (0..inner).fold(R::default(), term)
             };
-            let expected: Vec<f64> = (0..rows * columns).map(element).collect();
+            let expected: Vec<R> = (0..rows * columns).map(element).collect();
             for left in [Operand::new(&left, &[rows, inner], false), Operand::new(&left_turned, &[inner, rows], true)] {
                 for right in [
                     Operand::new(&right, &[inner, columns], false),
                     Operand::new(&right_turned, &[columns, inner], true),
                 ] {
-                    assert_eq!(multiply(left, right, None), expected);
+                    assert_eq!(multiply(left, right, None), expected, "{rows} {inner} {columns}");
                     let with_bias = multiply(left, right, Some(&bias));
-                    assert!(
-                        with_bias.iter().zip(&expected).enumerate().all(|(at, (a, b))| *a == b + bias[at % columns])
-                    );
+                    let is_right = |(at, value): (usize, &R)| *value == expected[at] + bias[at % columns];
+                    assert!(with_bias.iter().enumerate().all(is_right), "{rows} {inner} {columns}");
                 }
             }
         }
+    }
+
+    #[test]
+    fn products_in_blocks_equal_plain_loops() {
+        check_all_arrangements::<f32>();
+        check_all_arrangements::<f64>();
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod device;
 pub(crate) mod elementwise;
+mod few;
 pub(crate) mod fill;
 pub(crate) mod harmonics;
 mod helpers;

@@ -1,0 +1,243 @@
+//! Products of few rows with many weights, such as layers have of a single molecule.
+//!
+//! Most of their time goes by until the weights are there, and the library reads some of them badly: the columns of a transposed operand number by number, and rows whose
+//! distance is a multiple of 4 KiB, which the nearest cache can hold eight of, strip by strip. Here both are read in the order in which they lie in memory.
+
+use std::array;
+
+use super::fill::in_uneven_parts;
+use super::{MULTIPLICATIONS, Real};
+
+/// With more rows than these the library is as fast, because bringing weights into order pays.
+const MOST_ROWS: [usize; 2] = [40, 16];
+/// Sums of products of a transposed right operand that are under way together: rows and columns of the result, each in lanes.
+const DOTS: [usize; 2] = [3, 4];
+/// The rows of weights that are read side by side where their distance is that of [`ALIKE`].
+const DEPTH: usize = 8;
+/// The most rows of a tile over a strip of weights.
+const HEIGHT: usize = 6;
+/// Addresses that lie so many bytes apart share a place in the nearest cache.
+const ALIKE: usize = 4096;
+
+/// Whether these products are made here: of `inner` numbers in each of `rows` rows with weights that are given as `[inner, columns]`, or transposed.
+pub(super) fn is_for<R>([rows, inner, columns]: [usize; 3], is_transposed: bool) -> bool {
+    let is_uneven = inner % DEPTH != 0 || columns % width::<R>() != 0;
+    if is_transposed {
+        rows <= MOST_ROWS[0]
+    } else {
+        rows <= MOST_ROWS[1] && columns * size_of::<R>() % ALIKE == 0 && !is_uneven
+    }
+}
+
+/// The columns of a strip: two registers of them.
+fn width<R>() -> usize {
+    64 / size_of::<R>()
+}
+
+/// `left right + bias`, in blocks of `block` columns that threads share. `right` has the rows of the operand in memory: `[columns, inner]` if it is transposed. The sizes
+/// are such as [`is_for`] said.
+pub(super) fn product<R: Real>(
+    left: &[R],
+    (right, is_transposed): (&[R], bool),
+    bias: Option<&[R]>,
+    [rows, inner, columns]: [usize; 3],
+    block: usize,
+) -> Vec<R> {
+    let blocks = || (0..columns).step_by(block).map(|start| start..(start + block).min(columns));
+    let values = in_uneven_parts(
+        blocks().map(|columns| rows * columns.len()),
+        rows * inner * columns / MULTIPLICATIONS,
+        #[inline(always)]
+        |number, out: &mut [R]| {
+            let start = number * block;
+            let count = out.len() / rows;
+            match (is_transposed, size_of::<R>() == size_of::<f32>()) {
+                (true, true) => dots::<R, 8>(left, &right[start * inner..][..count * inner], inner, out),
+                (true, false) => dots::<R, 4>(left, &right[start * inner..][..count * inner], inner, out),
+                (false, true) => strips::<R, 16>(left, &right[start..], [inner, columns], out),
+                (false, false) => strips::<R, 8>(left, &right[start..], [inner, columns], out),
+            }
+        },
+    );
+    if block >= columns && bias.is_none() {
+        return values;
+    }
+    // Blocks lie one after another.
+    let mut out = Vec::with_capacity(values.len());
+    for row in 0..rows {
+        for columns in blocks() {
+            let values = &values[columns.start * rows + row * columns.len()..][..columns.len()];
+            match bias {
+                Some(bias) => out.extend(values.iter().zip(&bias[columns]).map(|(value, bias)| *value + *bias)),
+                None => out.extend_from_slice(values),
+            }
+        }
+    }
+    out
+}
+
+/// The product of each row of `left` with each row of `right`, both of which are read from front to back.
+#[inline(always)]
+fn dots<R: Real, const LANES: usize>(left: &[R], right: &[R], inner: usize, out: &mut [R]) {
+    const { assert!(DOTS[0] == 3 && DOTS[1] == 4, "the tiles below are of these sizes") };
+    let (rows, columns) = (left.len() / inner, right.len() / inner);
+    for column in (0..columns).step_by(DOTS[1]) {
+        let right = &right[column * inner..];
+        let mut row = 0;
+        while row < rows {
+            // One row alone would wait for its sums.
+            let height = if rows - row == DOTS[0] + 1 { 2 } else { DOTS[0].min(rows - row) };
+            let (left, out) = (&left[row * inner..], &mut out[row * columns + column..]);
+            match (height, columns - column) {
+                (1, 4..) => dot::<R, LANES, 1, 4>(left, right, inner, out, columns),
+                (2, 4..) => dot::<R, LANES, 2, 4>(left, right, inner, out, columns),
+                (_, 4..) => dot::<R, LANES, 3, 4>(left, right, inner, out, columns),
+                (1, rest) => (0..rest).for_each(
+                    #[inline(always)]
+                    |c| dot::<R, LANES, 1, 1>(left, &right[c * inner..], inner, &mut out[c..], columns),
+                ),
+                (2, rest) => (0..rest).for_each(
+                    #[inline(always)]
+                    |c| dot::<R, LANES, 2, 1>(left, &right[c * inner..], inner, &mut out[c..], columns),
+                ),
+                (_, rest) => (0..rest).for_each(
+                    #[inline(always)]
+                    |c| dot::<R, LANES, 3, 1>(left, &right[c * inner..], inner, &mut out[c..], columns),
+                ),
+            }
+            row += height;
+        }
+    }
+}
+
+/// The products of the first rows of `left` and of `right`, into rows of `out` that are `stride` apart.
+#[inline(always)]
+fn dot<R: Real, const LANES: usize, const ROWS: usize, const COLUMNS: usize>(
+    left: &[R],
+    right: &[R],
+    inner: usize,
+    out: &mut [R],
+    stride: usize,
+) {
+    let left: [&[R]; ROWS] = array::from_fn(
+        #[inline(always)]
+        |row| &left[row * inner..][..inner],
+    );
+    let right: [&[R]; COLUMNS] = array::from_fn(
+        #[inline(always)]
+        |column| &right[column * inner..][..inner],
+    );
+    let count = inner / LANES;
+    // Slices that are seen to be of one length are read without looking at it. Were there anything in the loop that can panic, the sums would not stay in registers.
+    let left_chunks = left.map(
+        #[inline(always)]
+        |row| &row.as_chunks::<LANES>().0[..count],
+    );
+    let right_chunks = right.map(
+        #[inline(always)]
+        |row| &row.as_chunks::<LANES>().0[..count],
+    );
+    let mut sums = [[[R::default(); LANES]; COLUMNS]; ROWS];
+    for k in 0..count {
+        for column in 0..COLUMNS {
+            let weights = right_chunks[column][k];
+            for row in 0..ROWS {
+                let factors = left_chunks[row][k];
+                for lane in 0..LANES {
+                    sums[row][column][lane] = factors[lane].mul_add(weights[lane], sums[row][column][lane]);
+                }
+            }
+        }
+    }
+    let totals = sums.map(
+        #[inline(always)]
+        |row| row.map(total),
+    );
+    for (row, totals) in totals.iter().enumerate() {
+        for (column, total) in totals.iter().enumerate() {
+            let rest = left[row][count * LANES..].iter().zip(&right[column][count * LANES..]);
+            out[row * stride + column] = rest.fold(*total, |sum, (a, b)| a.mul_add(*b, sum));
+        }
+    }
+}
+
+/// The sum of four or eight lanes.
+#[inline(always)]
+fn total<R: Real, const LANES: usize>(lanes: [R; LANES]) -> R {
+    const { assert!(LANES == 4 || LANES == 8, "lanes are added in pairs") };
+    let four: [R; 4] = array::from_fn(
+        #[inline(always)]
+        |lane| if LANES == 8 { lanes[lane] + lanes[lane + 4] } else { lanes[lane] },
+    );
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
+/// `left right`, where `right` begins at the first column that is asked for, of `columns` in all. Some rows of weights are read side by side from front to back, and what they give is added
+/// to sums that are kept strip by strip.
+#[inline(always)]
+fn strips<R: Real, const WIDTH: usize>(left: &[R], right: &[R], [inner, columns]: [usize; 2], out: &mut [R]) {
+    let rows = left.len() / inner;
+    let count = out.len() / rows;
+    let mut sums = vec![[R::default(); WIDTH]; out.len() / WIDTH];
+    for start in (0..inner).step_by(DEPTH) {
+        for (strip, sums) in sums.chunks_exact_mut(rows).enumerate() {
+            let weights: [&[R; WIDTH]; DEPTH] = array::from_fn(
+                #[inline(always)]
+                |k| chunk(&right[(start + k) * columns + strip * WIDTH..]),
+            );
+            let mut row = 0;
+            while row < rows {
+                let rest = rows - row;
+                let height = match rest {
+                    ..=HEIGHT => rest,
+                    rest if rest < 2 * HEIGHT => rest.div_ceil(2),
+                    _ => HEIGHT,
+                };
+                let (left, sums) = (&left[row * inner + start..], &mut sums[row..]);
+                match height {
+                    1 => add_strip::<R, WIDTH, 1>(left, inner, weights, sums),
+                    2 => add_strip::<R, WIDTH, 2>(left, inner, weights, sums),
+                    3 => add_strip::<R, WIDTH, 3>(left, inner, weights, sums),
+                    4 => add_strip::<R, WIDTH, 4>(left, inner, weights, sums),
+                    5 => add_strip::<R, WIDTH, 5>(left, inner, weights, sums),
+                    _ => add_strip::<R, WIDTH, HEIGHT>(left, inner, weights, sums),
+                }
+                row += height;
+            }
+        }
+    }
+    for (strip, sums) in sums.chunks_exact(rows).enumerate() {
+        for (row, sums) in sums.iter().enumerate() {
+            out[row * count + strip * WIDTH..][..WIDTH].copy_from_slice(sums);
+        }
+    }
+}
+
+#[inline(always)]
+fn add_strip<R: Real, const WIDTH: usize, const ROWS: usize>(
+    left: &[R],
+    stride: usize,
+    weights: [&[R; WIDTH]; DEPTH],
+    sums: &mut [[R; WIDTH]],
+) {
+    let factors: [&[R; DEPTH]; ROWS] = array::from_fn(
+        #[inline(always)]
+        |row| chunk(&left[row * stride..]),
+    );
+    let Some(sums) = sums.first_chunk_mut::<ROWS>() else { unreachable!("there are so many rows") };
+    let mut totals = *sums;
+    for k in 0..DEPTH {
+        let weights = *weights[k];
+        for row in 0..ROWS {
+            for column in 0..WIDTH {
+                totals[row][column] = factors[row][k].mul_add(weights[column], totals[row][column]);
+            }
+        }
+    }
+    *sums = totals;
+}
+
+#[inline(always)]
+fn chunk<R, const SIZE: usize>(values: &[R]) -> &[R; SIZE] {
+    values.first_chunk().expect("operands are cut along these sizes")
+}
