@@ -9,9 +9,12 @@ use super::fill::in_uneven_parts;
 use super::{MULTIPLICATIONS, Real};
 
 /// With more rows than these the library is as fast, because bringing weights into order pays.
-const MOST_ROWS: [usize; 2] = [40, 16];
-/// Sums of products of a transposed right operand that are under way together: rows and columns of the result, each in lanes.
-const DOTS: [usize; 2] = [3, 4];
+const MOST_ROWS_OF_DOTS: usize = 40;
+const MOST_ROWS_OF_STRIPS: usize = 16;
+/// The rows and columns of the result that a tile of sums of products has, each sum in lanes: twelve registers.
+const TILE: [usize; 2] = [3, 4];
+/// The least numbers in a row that are worth being summed in lanes.
+const LEAST: usize = 32;
 /// The rows of weights that are read side by side where their distance is that of [`ALIKE`].
 const DEPTH: usize = 8;
 /// The most rows of a tile over a strip of weights.
@@ -21,12 +24,11 @@ const ALIKE: usize = 4096;
 
 /// Whether these products are made here: of `inner` numbers in each of `rows` rows with weights that are given as `[inner, columns]`, or transposed.
 pub(super) fn is_for<R>([rows, inner, columns]: [usize; 3], is_transposed: bool) -> bool {
-    let is_uneven = inner % DEPTH != 0 || columns % width::<R>() != 0;
     if is_transposed {
-        rows <= MOST_ROWS[0]
-    } else {
-        rows <= MOST_ROWS[1] && columns * size_of::<R>() % ALIKE == 0 && !is_uneven
+        return rows <= MOST_ROWS_OF_DOTS && inner >= LEAST;
     }
+    let is_even = inner.is_multiple_of(DEPTH) && columns.is_multiple_of(width::<R>());
+    rows <= MOST_ROWS_OF_STRIPS && is_even && (columns * size_of::<R>()).is_multiple_of(ALIKE)
 }
 
 /// The columns of a strip: two registers of them.
@@ -79,31 +81,29 @@ pub(super) fn product<R: Real>(
 /// The product of each row of `left` with each row of `right`, both of which are read from front to back.
 #[inline(always)]
 fn dots<R: Real, const LANES: usize>(left: &[R], right: &[R], inner: usize, out: &mut [R]) {
-    const { assert!(DOTS[0] == 3 && DOTS[1] == 4, "the tiles below are of these sizes") };
     let (rows, columns) = (left.len() / inner, right.len() / inner);
-    for column in (0..columns).step_by(DOTS[1]) {
+    for column in (0..columns).step_by(TILE[1]) {
         let right = &right[column * inner..];
         let mut row = 0;
         while row < rows {
             // One row alone would wait for its sums.
-            let height = if rows - row == DOTS[0] + 1 { 2 } else { DOTS[0].min(rows - row) };
+            let height = if rows - row == TILE[0] + 1 { 2 } else { TILE[0].min(rows - row) };
             let (left, out) = (&left[row * inner..], &mut out[row * columns + column..]);
-            match (height, columns - column) {
-                (1, 4..) => dot::<R, LANES, 1, 4>(left, right, inner, out, columns),
-                (2, 4..) => dot::<R, LANES, 2, 4>(left, right, inner, out, columns),
-                (_, 4..) => dot::<R, LANES, 3, 4>(left, right, inner, out, columns),
-                (1, rest) => (0..rest).for_each(
-                    #[inline(always)]
-                    |c| dot::<R, LANES, 1, 1>(left, &right[c * inner..], inner, &mut out[c..], columns),
-                ),
-                (2, rest) => (0..rest).for_each(
-                    #[inline(always)]
-                    |c| dot::<R, LANES, 2, 1>(left, &right[c * inner..], inner, &mut out[c..], columns),
-                ),
-                (_, rest) => (0..rest).for_each(
-                    #[inline(always)]
-                    |c| dot::<R, LANES, 3, 1>(left, &right[c * inner..], inner, &mut out[c..], columns),
-                ),
+            if columns - column >= TILE[1] {
+                match height {
+                    1 => dot::<R, LANES, 1, { TILE[1] }>(left, right, inner, out, columns),
+                    2 => dot::<R, LANES, 2, { TILE[1] }>(left, right, inner, out, columns),
+                    _ => dot::<R, LANES, { TILE[0] }, { TILE[1] }>(left, right, inner, out, columns),
+                }
+            } else {
+                for column in 0..columns - column {
+                    let (right, out) = (&right[column * inner..], &mut out[column..]);
+                    match height {
+                        1 => dot::<R, LANES, 1, 1>(left, right, inner, out, columns),
+                        2 => dot::<R, LANES, 2, 1>(left, right, inner, out, columns),
+                        _ => dot::<R, LANES, { TILE[0] }, 1>(left, right, inner, out, columns),
+                    }
+                }
             }
             row += height;
         }

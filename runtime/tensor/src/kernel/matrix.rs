@@ -125,8 +125,10 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     let count = rows * columns;
     let sizes = [rows, inner, columns];
     let right_is_transposed = right.strides[1] != 1;
-    if count > 0 && inner > 0 && left.strides[1] == 1 && few::is_for::<R>(sizes, right_is_transposed) {
-        let block = block(count.saturating_mul(inner), columns);
+    let multiplications = count.saturating_mul(inner);
+    let is_few = left.strides[1] == 1 && few::is_for::<R>(sizes, right_is_transposed);
+    if is_few && (1..=LARGEST).contains(&multiplications) {
+        let block = block(multiplications, columns);
         return few::product(left.values, (right.values, right_is_transposed), bias, sizes, block);
     }
     let mut out: Vec<R> = match bias {
@@ -142,10 +144,10 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     if count == 0 || inner == 0 {
         return out;
     }
-    let in_blocks = count.saturating_mul(inner) <= IN_BLOCKS;
-    let is_shared = helpers::are_worth(count.saturating_mul(inner) / MULTIPLICATIONS);
+    let in_blocks = multiplications <= IN_BLOCKS;
+    let is_shared = helpers::are_worth(multiplications / MULTIPLICATIONS);
     let parallelism = if is_shared && !in_blocks { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-    let (height, width) = if in_blocks { (rows, block(count * inner, columns)) } else { part(rows, inner, columns) };
+    let (height, width) = if in_blocks { (rows, block(multiplications, columns)) } else { part(rows, inner, columns) };
     let (down, across) = (rows.div_ceil(height), columns.div_ceil(width));
     let stop = Stop::current();
     let start = AtomicPtr::new(out.as_mut_ptr());
