@@ -1,5 +1,6 @@
 //! New vectors, filled in parts which several threads may share out.
 
+use std::array;
 use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
@@ -59,6 +60,44 @@ pub(crate) fn in_uneven_parts<T: Fill>(
     #[expect(unsafe_code, reason = "the vector was filled through its spare capacity")]
     unsafe {
         values.set_len(count);
+    }
+    values
+}
+
+/// Several vectors of `count` elements in parts of `width`: `fill(k, parts)` writes part `k` of each, whose elements are 0 before, as by [`in_parts`].
+pub(crate) fn side_by_side<T: Fill, const N: usize>(
+    count: usize,
+    width: usize,
+    fill: impl Fn(usize, [&mut [T]; N]) + Send + Sync,
+) -> [Vec<T>; N] {
+    let mut values: [Vec<T>; N] = array::from_fn(|_| Vec::with_capacity(count));
+    let mut rest = values.each_mut().map(|values| &mut values.spare_capacity_mut()[..count]);
+    let mut parts = Vec::with_capacity(count.div_ceil(width));
+    for start in (0..count).step_by(width) {
+        let size = width.min(count - start);
+        parts.push(
+            rest.each_mut().map(|rest| rest.split_off_mut(..size).expect("the parts are no longer than the whole")),
+        );
+    }
+    let stop = Stop::current();
+    let run = |(k, parts): (usize, [&mut [MaybeUninit<T>]; N])| {
+        stop.check();
+        vectorised(
+            #[inline(always)]
+            || fill(k, parts.map(zeroed)),
+        )
+    };
+    if helpers::are_worth(count.saturating_mul(N)) {
+        parts.into_par_iter().enumerate().for_each(run)
+    } else {
+        parts.into_iter().enumerate().for_each(run)
+    }
+    for values in &mut values {
+        // SAFETY: the parts cover all `count` slots of each vector, and `zeroed` wrote each of them; had one panicked or been stopped, this line would not be reached.
+        #[expect(unsafe_code, reason = "the vectors were filled through their spare capacity")]
+        unsafe {
+            values.set_len(count);
+        }
     }
     values
 }

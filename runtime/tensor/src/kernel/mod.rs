@@ -26,7 +26,6 @@ mod square;
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{Element, Shape};
 use burn_dispatch::{Dispatch, DispatchTensor};
-use rayon::prelude::*;
 
 pub(crate) use real::{Real, vectorised};
 pub(crate) use solve::solve;
@@ -252,7 +251,7 @@ pub(crate) fn polynomial(
 }
 
 /// The elements of a parameter that one thread steps together.
-const CHUNK: usize = 1 << 14;
+const CHUNK: usize = 1 << 12;
 
 /// One step for one parameter: its new value and moments. `four` is parameter, gradient, first and second moment.
 pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor, DispatchTensor, DispatchTensor) {
@@ -268,25 +267,19 @@ pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor
         let decay = real(if options.decoupled { 0.0 } else { options.weight_decay });
         let (parameter, gradient) = (parameter.values::<R>(), gradient.values::<R>());
         let (first, second) = (first.values::<R>(), second.values::<R>());
-        let count = parameter.len();
-        let mut new = (vec![R::default(); count], vec![R::default(); count], vec![R::default(); count]);
-        let results = (new.0.par_chunks_mut(CHUNK), new.1.par_chunks_mut(CHUNK), new.2.par_chunks_mut(CHUNK));
-        let least = if helpers::are_worth(count) { 1 } else { count.max(1) };
-        results.into_par_iter().enumerate().with_min_len(least).for_each(|(chunk, (value, first_moment, second_moment))| {
+        let [value, first, second] = fill::side_by_side(parameter.len(), CHUNK, #[inline(always)] |chunk, [value, first_moment, second_moment]| {
             let part = chunk * CHUNK..chunk * CHUNK + value.len();
             let (parameter, gradient) = (&parameter[part.clone()], &gradient[part.clone()]);
             let (first, second) = (&first[part.clone()], &second[part]);
-            vectorised(#[inline(always)] || {
-                for k in 0..value.len().min(parameter.len()) {
-                    let g = decay.mul_add(parameter[k], gradient[k]);
-                    let m = beta1 * first[k] + rest1 * g;
-                    let v = beta2 * second[k] + rest2 * g * g;
-                    value[k] = parameter[k] * keep - rate * m / (v.sqrt() * correction + epsilon);
-                    first_moment[k] = m;
-                    second_moment[k] = v;
-                }
-            });
+            for k in 0..value.len().min(parameter.len()) {
+                let g = decay.mul_add(parameter[k], gradient[k]);
+                let m = beta1 * first[k] + rest1 * g;
+                let v = beta2 * second[k] + rest2 * g * g;
+                value[k] = parameter[k] * keep - rate * m / (v.sqrt() * correction + epsilon);
+                first_moment[k] = m;
+                second_moment[k] = v;
+            }
         });
-        (from_host(new.0, shape, dtype), from_host(new.1, shape, dtype), from_host(new.2, shape, dtype))
+        [value, first, second].map(|values| from_host(values, shape, dtype)).into()
     })
 }
