@@ -27,7 +27,7 @@ pub(crate) fn in_parts<T: Fill>(count: usize, width: usize, fill: impl Fn(usize,
     )
 }
 
-/// Parts of these sizes one after another, each filled as by [`in_parts`]. They are as much work as so many elements.
+/// Parts of these sizes one after another, each filled as by [`in_parts`]. `work` is that of so many elements.
 pub(crate) fn in_uneven_parts<T: Fill>(
     sizes: impl Iterator<Item = usize> + Clone,
     work: usize,
