@@ -2,6 +2,9 @@
 //!
 //! Between two shared kernels of a step lie some microseconds. A thread that finds no work falls asleep within less than that, and to wake it takes as long as many
 //! a kernel. So whoever shares a kernel out has some others look for work for a while longer, and then much smaller kernels are worth sharing.
+//!
+//! That is so while processors have nothing else to do. A thread that other programs have taken the processor from keeps the caller waiting for its part, so threads that notice it
+//! leave off for a while.
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -9,16 +12,22 @@ use std::time::Instant;
 
 /// Below this many elements a second thread costs more than it gives, if it is awake.
 pub(super) const SHARED: usize = 1 << 14;
-/// The same where threads would have to be woken: the caller is none of them.
-const SHARED_FROM_OUTSIDE: usize = 1 << 16;
+/// The same where they would have to be woken: processors are busy with something else, or the caller is none of the threads.
+const SHARED_WITH_SLEEPERS: usize = 1 << 16;
 /// How long a thread looks for work before it may fall asleep, in nanoseconds.
 const PATIENCE: u64 = 100_000;
+/// A thread that has not run for so long while it looked for work has lost its processor to others, in nanoseconds.
+const INTERRUPTION: u64 = 200_000;
+/// How long nobody looks for work after that, in nanoseconds.
+const PAUSE: u64 = 100_000_000;
 /// The most threads that look for work at a time. What is small enough to end before others are awake is not for more than these.
 const MOST: usize = 3;
 
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
 /// When a kernel was shared out last, in nanoseconds after [`START`].
 static LAST: AtomicU64 = AtomicU64::new(0);
+/// Until when processors are taken to be busy with something else, in nanoseconds after [`START`].
+static BUSY_UNTIL: AtomicU64 = AtomicU64::new(0);
 /// The threads that look for work, or have been asked to.
 static AWAKE: AtomicUsize = AtomicUsize::new(0);
 
@@ -26,11 +35,15 @@ static AWAKE: AtomicUsize = AtomicUsize::new(0);
 /// depend on the answer.
 pub(super) fn are_worth(elements: usize) -> bool {
     let threads = rayon::current_num_threads();
-    let Some(caller) = rayon::current_thread_index() else { return threads > 1 && elements >= SHARED_FROM_OUTSIDE };
+    let Some(caller) = rayon::current_thread_index() else { return threads > 1 && elements >= SHARED_WITH_SLEEPERS };
     if threads == 1 || elements < SHARED {
         return false;
     }
-    LAST.store(now(), Ordering::Relaxed);
+    let time = now();
+    if time < BUSY_UNTIL.load(Ordering::Relaxed) {
+        return elements >= SHARED_WITH_SLEEPERS;
+    }
+    LAST.store(time, Ordering::Relaxed);
     let helpers = (threads - 1).min(MOST);
     // They leave at about the same time, so it is enough to ask when all have left.
     if AWAKE.compare_exchange(0, helpers, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
@@ -50,14 +63,25 @@ fn now() -> u64 {
 }
 
 fn look_for_work() {
-    let mut worked = now();
-    while now().saturating_sub(worked.max(LAST.load(Ordering::Relaxed))) < PATIENCE {
+    let mut looked = now();
+    let mut worked = looked;
+    loop {
         if rayon::yield_now() == Some(rayon::Yield::Executed) {
             worked = now();
-        } else {
-            // Whoever else wants this processor has it.
-            std::thread::yield_now();
+            looked = worked;
+            continue;
         }
+        // Whoever else wants this processor has it.
+        std::thread::yield_now();
+        let time = now();
+        if time - looked > INTERRUPTION {
+            BUSY_UNTIL.store(time + PAUSE, Ordering::Relaxed);
+            return;
+        }
+        if time.saturating_sub(worked.max(LAST.load(Ordering::Relaxed))) > PATIENCE {
+            return;
+        }
+        looked = time;
     }
 }
 
@@ -73,7 +97,8 @@ mod tests {
         pool.install(|| {
             assert!(!are_worth(SHARED - 1));
             for _ in 0..100 {
-                assert!(are_worth(SHARED));
+                // Whether it is worth it depends on what else runs here.
+                are_worth(SHARED);
                 let sum: usize = (0..64_usize).into_par_iter().with_min_len(1).map(|k| k * k).sum();
                 assert_eq!(sum, 63 * 64 * 127 / 6);
             }
