@@ -306,7 +306,7 @@ pub fn on_worker<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Sen
     let started = STARTED.get_or_init(|| {
         keep_freed_memory();
         let mut pool = rayon::ThreadPoolBuilder::new();
-        if is_main_thread_with_large_stack() {
+        if enlarge_main_stack() {
             pool = pool.use_current_thread();
         }
         pool.num_threads(threads.unwrap_or(0))
@@ -319,10 +319,10 @@ pub fn on_worker<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Sen
     catch_unwind(AssertUnwindSafe(|| rayon::scope(|_| work()))).map_err(|_| panicked())
 }
 
-/// Whether this is the main thread, which lives as long as the process, and its stack may grow to the size of a session's. Linux looks at the limit when the stack grows, and leaves
-/// 128 MiB for that, so a process may raise it for itself.
+/// Lets the stack of this thread grow to the size of a session's, if it is the main thread, which lives as long as the process; says whether it may. Linux looks at the limit when the
+/// stack grows, and leaves 128 MiB for that, so a process may raise it for itself.
 #[cfg(target_os = "linux")]
-fn is_main_thread_with_large_stack() -> bool {
+fn enlarge_main_stack() -> bool {
     use rustix::process::{Resource, Rlimit, getpid, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Stack);
     let is_enough = |limit: Option<u64>| limit.is_none_or(|limit| limit >= THREAD_STACK as u64);
@@ -332,7 +332,7 @@ fn is_main_thread_with_large_stack() -> bool {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn is_main_thread_with_large_stack() -> bool {
+fn enlarge_main_stack() -> bool {
     false
 }
 

@@ -4,7 +4,7 @@
 //! each filled with zeros: a third of the time of an evaluation in which tensors are a megabyte each. And a heap of hundreds of MiB in pages of 4 KiB has more of them than the
 //! processor can find at once.
 //!
-//! All of it changes nothing but speed, and is done where the allocator is glibc's; elsewhere the functions do nothing.
+//! All of it changes nothing but speed, and is done where the allocator is glibc's; elsewhere nothing is done.
 
 /// Lets this process keep what it frees for what it needs next, up to a GiB at the end of the heap; for the start of a program, from the thread that makes its tensors: only the heap
 /// of the main thread grows as one piece and is kept as one.

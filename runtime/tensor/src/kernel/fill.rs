@@ -51,7 +51,7 @@ pub(crate) fn in_uneven_parts<T: Fill>(
             || fill(k, zeroed(part)),
         )
     };
-    if helpers::are_worth(work) {
+    if parts.len() > 1 && helpers::are_worth(work) {
         parts.into_par_iter().for_each(run)
     } else {
         parts.into_iter().for_each(run)

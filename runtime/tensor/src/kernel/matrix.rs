@@ -126,8 +126,8 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     let sizes = [rows, inner, columns];
     let right_is_transposed = right.strides[1] != 1;
     let multiplications = count.saturating_mul(inner);
-    let is_few = left.strides[1] == 1 && few::is_for::<R>(sizes, right_is_transposed);
-    if is_few && (1..=LARGEST).contains(&multiplications) {
+    let is_row_major = left.strides[1] == 1;
+    if (1..=LARGEST).contains(&multiplications) && is_row_major && few::is_for::<R>(sizes, right_is_transposed) {
         let block = block(multiplications, columns);
         return few::product(left.values, (right.values, right_is_transposed), bias, sizes, block);
     }
@@ -145,10 +145,11 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
         return out;
     }
     let in_blocks = multiplications <= IN_BLOCKS;
-    let is_shared = helpers::are_worth(multiplications / MULTIPLICATIONS);
-    let parallelism = if is_shared && !in_blocks { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
     let (height, width) = if in_blocks { (rows, block(multiplications, columns)) } else { part(rows, inner, columns) };
     let (down, across) = (rows.div_ceil(height), columns.div_ceil(width));
+    // A single block is nothing to share.
+    let is_shared = (!in_blocks || across > 1) && helpers::are_worth(multiplications / MULTIPLICATIONS);
+    let parallelism = if is_shared && !in_blocks { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
     let stop = Stop::current();
     let start = AtomicPtr::new(out.as_mut_ptr());
     let compute = |number: usize| {
