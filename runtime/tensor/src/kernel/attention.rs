@@ -3,23 +3,27 @@
 //! A *matrix of weights* has one entry for each head and each pair of rows of one segment. It is stored as one row of numbers: segment by segment,
 //! and within a segment `[heads, rows, rows]`, row-major. No entry is padding, however much the segments differ in size.
 
+use std::array;
 use std::ops::Range;
 
 use burn_dispatch::DispatchTensor;
 
 use super::fill::in_uneven_parts;
-use super::product::sums;
+use super::product::{copy_few, sums};
 use super::segment::Groups;
+use super::square::{SQUARE, registers, transposed};
 use super::{Real, for_float, softmax};
 use crate::Tensor;
 use crate::context::Stop;
 use crate::memory::Reservation;
 use crate::tensor::from_host;
 
-/// The numbers that are worked on together.
-const LANES: usize = 8;
-/// The rows that are worked on together, which share what is read.
+/// The most rows that are worked on together, which share what is read.
 const ROWS: usize = 4;
+/// The numbers in each of these rows that are worked on together.
+const WIDE: usize = 16;
+/// The same where there are few.
+const NARROW: usize = 8;
 
 /// Which rows attend to one another.
 #[derive(Debug)]
@@ -69,15 +73,14 @@ impl Neighbourhoods {
         self.starts[segment]..self.starts[segment + 1]
     }
 
-    /// The row at a place of a segment.
-    #[inline(always)]
-    fn row(&self, segment: usize, place: usize) -> usize {
-        self.groups.row(self.groups.rows(segment).start + place)
-    }
-
     /// The row at each place of a segment.
     fn rows(&self, segment: usize) -> impl Iterator<Item = usize> + '_ {
         self.groups.rows(segment).map(|place| self.groups.row(place))
+    }
+
+    /// The `width` values of each row of a segment.
+    fn lines<'a, R>(&self, segment: usize, values: &'a [R], width: usize) -> Vec<&'a [R]> {
+        self.rows(segment).map(|row| &values[row * width..][..width]).collect()
     }
 
     /// A matrix of weights, each segment's part filled on its own.
@@ -98,41 +101,101 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
     let (left_host, right_host) = (left.host(), right.host());
     let (width, stop) = (features / neighbourhoods.heads, Stop::current());
     for_float!(dtype, R => {
-        let (left, right) = (left_host.values::<R>(), right_host.values::<R>());
         let work = neighbourhoods.entries().saturating_mul(width);
         let values = neighbourhoods.weights::<R>(work, #[inline(always)] |segment, part| {
-            let size = neighbourhoods.size(segment);
-            let blocks = size.div_ceil(LANES);
-            // One head's part of the right rows, turned: LANES rows side by side.
-            let mut turned = vec![[R::default(); LANES]; blocks * width];
-            // Those of ROWS left rows, side by side.
-            let mut factors = vec![[R::default(); ROWS]; width];
-            for head in 0..neighbourhoods.heads {
-                let columns = head * width..(head + 1) * width;
-                for (place, row) in neighbourhoods.rows(segment).enumerate() {
-                    let block = &mut turned[place / LANES * width..][..width];
-                    for (values, value) in block.iter_mut().zip(&right[row * features..][columns.clone()]) {
-                        values[place % LANES] = *value;
-                    }
-                }
-                for (tile, out) in part[head * size * size..][..size * size].chunks_mut((ROWS * size).max(1)).enumerate() {
-                    stop.check();
-                    for r in 0..ROWS.min(size - tile * ROWS) {
-                        let row = &left[neighbourhoods.row(segment, tile * ROWS + r) * features..][columns.clone()];
-                        factors.iter_mut().zip(row).for_each(|(factors, value)| factors[r] = *value);
-                    }
-                    for (block, turned) in turned.chunks_exact(width.max(1)).enumerate() {
-                        let totals = sums(turned.iter(), factors.iter().copied());
-                        let columns = block * LANES..size.min((block + 1) * LANES);
-                        for (out, totals) in out.chunks_exact_mut(size).zip(&totals) {
-                            out[columns.clone()].copy_from_slice(&totals[..columns.len()]);
-                        }
-                    }
-                }
+            let left = neighbourhoods.lines(segment, left_host.values::<R>(), features);
+            let right = neighbourhoods.lines(segment, right_host.values::<R>(), features);
+            if left.len() > NARROW {
+                scores_of_segment::<R, WIDE>(&left, &right, width, part, &stop);
+            } else {
+                scores_of_segment::<R, NARROW>(&left, &right, width, part, &stop);
             }
         });
         from_host(values, &[neighbourhoods.entries()], dtype)
     })
+}
+
+/// For each head the products of its columns in all rows of `left` with those in all rows of `right`, `WIDTH` of which are worked on together.
+#[inline(always)]
+fn scores_of_segment<R: Real, const WIDTH: usize>(
+    left: &[&[R]],
+    right: &[&[R]],
+    width: usize,
+    out: &mut [R],
+    stop: &Stop,
+) {
+    let size = left.len();
+    let mut panel = vec![[R::default(); WIDTH]; width];
+    for (head, out) in out.chunks_exact_mut((size * size).max(1)).enumerate() {
+        let columns = head * width..(head + 1) * width;
+        for first in (0..size).step_by(WIDTH) {
+            stop.check();
+            turn(&right[first..size.min(first + WIDTH)], columns.clone(), &mut panel);
+            for rows in tiles(size) {
+                let (left, out) = (&left[rows.clone()], &mut out[rows.start * size + first..]);
+                let (columns, panel, count) = (columns.clone(), &panel, size - first);
+                match rows.len() {
+                    1 => store(products::<R, 1, WIDTH>(left, columns, panel), out, count, size),
+                    2 => store(products::<R, 2, WIDTH>(left, columns, panel), out, count, size),
+                    3 => store(products::<R, 3, WIDTH>(left, columns, panel), out, count, size),
+                    _ => store(products::<R, ROWS, WIDTH>(left, columns, panel), out, count, size),
+                }
+            }
+        }
+    }
+}
+
+/// The products of some columns of rows with those of `panel`, which has them one below another.
+#[inline(always)]
+fn products<R: Real, const HEIGHT: usize, const WIDTH: usize>(
+    left: &[&[R]],
+    columns: Range<usize>,
+    panel: &[[R; WIDTH]],
+) -> [[R; WIDTH]; HEIGHT] {
+    let rows: [&[R]; HEIGHT] = array::from_fn(
+        #[inline(always)]
+        |row| &left[row][columns.clone()][..panel.len()],
+    );
+    sums(
+        panel.iter(),
+        (0..panel.len()).map(
+            #[inline(always)]
+            |k| {
+                array::from_fn(
+                    #[inline(always)]
+                    |row| rows[row][k],
+                )
+            },
+        ),
+    )
+}
+
+/// Some columns of rows as rows of `panel`: what the rows, at most `WIDTH` of them, have in one column lies side by side.
+#[inline(always)]
+fn turn<R: Real, const WIDTH: usize>(rows: &[&[R]], columns: Range<usize>, panel: &mut [[R; WIDTH]]) {
+    let registers = registers();
+    let whole = columns.len() - columns.len() % SQUARE;
+    for (side, rows) in rows.chunks(SQUARE).enumerate() {
+        for start in (0..whole).step_by(SQUARE) {
+            // What lies beyond the last row is of no account.
+            let square = array::from_fn(
+                #[inline(always)]
+                |row| {
+                    let values = rows.get(row).and_then(
+                        #[inline(always)]
+                        |row| row.get(columns.start + start..)?.first_chunk(),
+                    );
+                    values.copied().unwrap_or_default()
+                },
+            );
+            for (row, values) in panel[start..].iter_mut().zip(transposed(square, registers)) {
+                row[side * SQUARE..][..SQUARE].copy_from_slice(&values);
+            }
+        }
+        for (k, row) in panel.iter_mut().enumerate().skip(whole) {
+            row[side * SQUARE..].iter_mut().zip(rows).for_each(|(value, row)| *value = row[columns.start + k]);
+        }
+    }
 }
 
 /// `out[i, h, d] = sum over j of weights[h, i, j] * rows[j, h, d]`, or with `transposed` the sum over `i` of `weights[h, i, j] * rows[i, h, d]`.
@@ -146,43 +209,128 @@ pub(crate) fn mix(
     let (width, stop) = (features / neighbourhoods.heads, Stop::current());
     let (weights_host, rows_host) = (weights.host(), rows.host());
     for_float!(rows.dtype(), R => {
-        let (all_weights, values) = (weights_host.values::<R>(), rows_host.values::<R>());
+        let all_weights = weights_host.values::<R>();
         let work = neighbourhoods.entries().saturating_mul(width);
         let results = neighbourhoods.by_rows::<R>(features, work, #[inline(always)] |segment, part| {
-            let size = neighbourhoods.size(segment);
+            let rows = neighbourhoods.lines(segment, rows_host.values::<R>(), features);
             let weights = &all_weights[neighbourhoods.range(segment)];
-            // Between the weights of a row's neighbours, and of neighbouring rows.
-            let (step, stride) = if transposed { (size, 1) } else { (1, size) };
-            let blocks = width.div_ceil(LANES);
-            // One head's part of the rows, LANES columns of all rows one below another.
-            let mut panel = vec![[R::default(); LANES]; blocks * size];
-            // The weights of ROWS rows, side by side.
-            let mut factors = vec![[R::default(); ROWS]; size];
-            for (head, weights) in weights.chunks_exact((size * size).max(1)).enumerate() {
-                for (place, row) in neighbourhoods.rows(segment).enumerate() {
-                    let values = &values[row * features + head * width..][..width];
-                    for (block, values) in values.chunks(LANES).enumerate() {
-                        panel[block * size + place][..values.len()].copy_from_slice(values);
-                    }
-                }
-                for (tile, out) in part.chunks_mut((ROWS * features).max(1)).enumerate() {
-                    stop.check();
-                    for r in 0..ROWS.min(size - tile * ROWS) {
-                        let row = weights[(tile * ROWS + r) * stride..].iter().step_by(step);
-                        factors.iter_mut().zip(row).for_each(|(factors, weight)| factors[r] = *weight);
-                    }
-                    for (block, panel) in panel.chunks_exact(size).enumerate() {
-                        let totals = sums(panel.iter(), factors.iter().copied());
-                        let columns = head * width + block * LANES..head * width + width.min((block + 1) * LANES);
-                        for (out, totals) in out.chunks_exact_mut(features).zip(&totals) {
-                            out[columns.clone()].copy_from_slice(&totals[..columns.len()]);
-                        }
-                    }
-                }
+            if width.is_multiple_of(WIDE) {
+                mix_of_segment::<R, WIDE>(weights, &rows, width, transposed, part, &stop);
+            } else {
+                mix_of_segment::<R, NARROW>(weights, &rows, width, transposed, part, &stop);
             }
         });
         from_host(results, rows.shape(), rows.dtype())
     })
+}
+
+/// For each head the weighted sums of its columns in all rows, `WIDTH` of which are worked on together.
+#[inline(always)]
+fn mix_of_segment<R: Real, const WIDTH: usize>(
+    weights: &[R],
+    rows: &[&[R]],
+    width: usize,
+    transposed: bool,
+    out: &mut [R],
+    stop: &Stop,
+) {
+    let (size, features) = (rows.len(), rows.first().map_or(0, |row| row.len()));
+    let mut panel = vec![[R::default(); WIDTH]; size];
+    for (head, weights) in weights.chunks_exact((size * size).max(1)).enumerate() {
+        let columns = head * width..(head + 1) * width;
+        for start in columns.clone().step_by(WIDTH) {
+            stop.check();
+            let count = WIDTH.min(columns.end - start);
+            for (line, row) in panel.iter_mut().zip(rows) {
+                let values = &row[start..start + count];
+                match values.first_chunk() {
+                    Some(values) => *line = *values,
+                    None => copy_few(values, &mut line[..count]),
+                }
+            }
+            for tile in tiles(size) {
+                let (first, panel, out) = (tile.start, &panel, &mut out[tile.start * features + start..]);
+                match (tile.len(), transposed) {
+                    (1, false) => store(along::<R, 1, WIDTH>(weights, first, panel), out, count, features),
+                    (2, false) => store(along::<R, 2, WIDTH>(weights, first, panel), out, count, features),
+                    (3, false) => store(along::<R, 3, WIDTH>(weights, first, panel), out, count, features),
+                    (_, false) => store(along::<R, ROWS, WIDTH>(weights, first, panel), out, count, features),
+                    (1, true) => store(across::<R, 1, WIDTH>(weights, first, panel), out, count, features),
+                    (2, true) => store(across::<R, 2, WIDTH>(weights, first, panel), out, count, features),
+                    (3, true) => store(across::<R, 3, WIDTH>(weights, first, panel), out, count, features),
+                    (_, true) => store(across::<R, ROWS, WIDTH>(weights, first, panel), out, count, features),
+                }
+            }
+        }
+    }
+}
+
+/// Sums of the rows of `panel`, weighted by the numbers in each of some rows of a square of weights.
+#[inline(always)]
+fn along<R: Real, const HEIGHT: usize, const WIDTH: usize>(
+    weights: &[R],
+    first: usize,
+    panel: &[[R; WIDTH]],
+) -> [[R; WIDTH]; HEIGHT] {
+    let size = panel.len();
+    let rows: [&[R]; HEIGHT] = array::from_fn(
+        #[inline(always)]
+        |r| &weights[(first + r) * size..][..size],
+    );
+    sums(
+        panel.iter(),
+        (0..size).map(
+            #[inline(always)]
+            |k| {
+                array::from_fn(
+                    #[inline(always)]
+                    |r| rows[r][k],
+                )
+            },
+        ),
+    )
+}
+
+/// The same with the numbers in some columns of the square.
+#[inline(always)]
+fn across<R: Real, const HEIGHT: usize, const WIDTH: usize>(
+    weights: &[R],
+    first: usize,
+    panel: &[[R; WIDTH]],
+) -> [[R; WIDTH]; HEIGHT] {
+    let rows = weights.chunks_exact(panel.len());
+    sums(
+        panel.iter(),
+        rows.filter_map(
+            #[inline(always)]
+            |row| row.get(first..)?.first_chunk().copied(),
+        ),
+    )
+}
+
+/// The rows of a segment in tiles of about the same height.
+#[inline(always)]
+fn tiles(size: usize) -> impl Iterator<Item = Range<usize>> {
+    let height = size.div_ceil(size.div_ceil(ROWS).max(1)).max(1);
+    (0..size).step_by(height).map(move |start| start..size.min(start + height))
+}
+
+/// Writes a tile, or the first `count` columns of it if it has more, into rows of `out` that are `stride` apart.
+#[inline(always)]
+fn store<R: Real, const HEIGHT: usize, const WIDTH: usize>(
+    tile: [[R; WIDTH]; HEIGHT],
+    out: &mut [R],
+    count: usize,
+    stride: usize,
+) {
+    let count = count.min(WIDTH);
+    for (row, values) in tile.iter().enumerate() {
+        let out = &mut out[row * stride..];
+        match out.first_chunk_mut() {
+            Some(out) if count == WIDTH => *out = *values,
+            _ => copy_few(&values[..count], &mut out[..count]),
+        }
+    }
 }
 
 /// `out[h, i, j] = values[j]`.
@@ -192,7 +340,9 @@ pub(crate) fn columns(values: &Tensor, neighbourhoods: &Neighbourhoods) -> Dispa
         let values_of_rows = host.values::<R>();
         let weights = neighbourhoods.weights::<R>(0, #[inline(always)] |segment, part| {
             let row: Vec<R> = neighbourhoods.rows(segment).map(|row| values_of_rows[row]).collect();
-            part.chunks_exact_mut(row.len().max(1)).for_each(|out| out.copy_from_slice(&row));
+            for out in part.chunks_exact_mut(row.len().max(1)) {
+                if row.len() < WIDE { copy_few(&row, out) } else { out.copy_from_slice(&row) }
+            }
         });
         from_host(weights, &[neighbourhoods.entries()], values.dtype())
     })
@@ -241,12 +391,26 @@ fn total<R: Real>(values: impl Iterator<Item = R>) -> R {
     )
 }
 
-/// Softmax of every row.
-pub(crate) fn softmax(scores: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
-    let host = scores.host();
+/// Softmax of every row, whose numbers are multiplied by `scale` first, and moved by the bias of the row that they are of: the softmax over `j` of
+/// `scale * scores[h, i, j] + bias[j]`.
+pub(crate) fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+    let (scores_host, bias_host, stop) = (scores.host(), bias.host(), Stop::current());
     for_float!(scores.dtype(), R => {
-        let values = for_each_row::<R, 1>([host.values()], neighbourhoods, #[inline(always)] |[row], out| {
-            softmax::value(row, out);
+        let (all_scores, bias, scale) = (scores_host.values::<R>(), bias_host.values::<R>(), R::from_f64(scale));
+        let values = neighbourhoods.weights::<R>(neighbourhoods.entries(), #[inline(always)] |segment, part| {
+            let bias: Vec<R> = neighbourhoods.rows(segment).map(|row| bias[row]).collect();
+            let scores = &all_scores[neighbourhoods.range(segment)];
+            let size = bias.len().max(1);
+            let block = softmax::PART.div_ceil(size) * size;
+            for (out, scores) in part.chunks_mut(block).zip(scores.chunks(block)) {
+                stop.check();
+                for (out, scores) in out.chunks_exact_mut(size).zip(scores.chunks_exact(size)) {
+                    for ((out, score), bias) in out.iter_mut().zip(scores).zip(&bias) {
+                        *out = *score * scale + *bias;
+                    }
+                }
+                softmax::of_rows(out, size);
+            }
         });
         from_host(values, scores.shape(), scores.dtype())
     })
@@ -257,7 +421,8 @@ pub(crate) fn softmax_product(y: &Tensor, g: &Tensor, neighbourhoods: &Neighbour
     let (y_host, g_host) = (y.host(), g.host());
     for_float!(y.dtype(), R => {
         let inputs = [y_host.values(), g_host.values()];
-        let values = for_each_row::<R, 2>(inputs, neighbourhoods, softmax::product);
+        #[expect(clippy::redundant_closure, reason = "the function itself would be called, not compiled for the vector unit at hand")]
+        let values = for_each_row::<R, 2>(inputs, neighbourhoods, #[inline(always)] |rows, out| softmax::product(rows, out));
         from_host(values, y.shape(), y.dtype())
     })
 }
@@ -267,8 +432,8 @@ pub(crate) fn softmax_curvature([y, g, u]: [&Tensor; 3], neighbourhoods: &Neighb
     let hosts = [y, g, u].map(Tensor::host);
     for_float!(y.dtype(), R => {
         let inputs = [hosts[0].values(), hosts[1].values(), hosts[2].values()];
-        let values =
-            for_each_row::<R, 3>(inputs, neighbourhoods, softmax::curvature);
+        #[expect(clippy::redundant_closure, reason = "the function itself would be called, not compiled for the vector unit at hand")]
+        let values = for_each_row::<R, 3>(inputs, neighbourhoods, #[inline(always)] |rows, out| softmax::curvature(rows, out));
         from_host(values, y.shape(), y.dtype())
     })
 }
@@ -282,4 +447,73 @@ pub(crate) fn row_sums(weights: &Tensor, neighbourhoods: &Neighbourhoods) -> Dis
         });
         from_host(values, weights.shape(), weights.dtype())
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::vectorised;
+
+    /// A row of each size before, and so many numbers in a head, that tiles and blocks are whole or cut anywhere.
+    fn check_all_sizes<R: Real + std::fmt::Debug>() {
+        // Integers, whose sums are exact in any order.
+        let number = |k: usize| R::from_f64((k * 7919 % 13) as f64 - 6.0);
+        for (size, width) in (1..=20).flat_map(|size| [1, 3, 8, 12, 16, 20, 48].map(|width| (size, width))) {
+            let (heads, features) = (2, 2 * width);
+            let (left, right) = ((0..size * features).map(number), (5..size * features + 5).map(number));
+            let (left, right): (Vec<R>, Vec<R>) = (left.collect(), right.collect());
+            let weights: Vec<R> = (0..heads * size * size).map(|k| number(k + 3)).collect();
+            let lines = |values| <[R]>::chunks_exact(values, features).collect::<Vec<_>>();
+            let (left_lines, right_lines) = (lines(&left), lines(&right));
+            let stop = Stop::current();
+            let sum = |term: &dyn Fn(usize) -> [R; 2], count: usize| {
+                (0..count).map(term).fold(R::default(), |sum, [a, b]| a.mul_add(b, sum))
+            };
+            let mut found = vec![R::from_f64(f64::NAN); heads * size * size];
+            for is_wide in [true, false] {
+                vectorised(
+                    #[inline(always)]
+                    || match is_wide {
+                        true => scores_of_segment::<R, WIDE>(&left_lines, &right_lines, width, &mut found, &stop),
+                        false => scores_of_segment::<R, NARROW>(&left_lines, &right_lines, width, &mut found, &stop),
+                    },
+                );
+                for (at, found) in found.iter().enumerate() {
+                    let (head, i, j) = (at / (size * size), at / size % size, at % size);
+                    let column = |d| head * width + d;
+                    let expected = sum(&|d| [left_lines[i][column(d)], right_lines[j][column(d)]], width);
+                    assert_eq!(*found, expected, "{size} {width}");
+                }
+            }
+            for transposed in [false, true] {
+                let mut found = vec![R::from_f64(f64::NAN); size * features];
+                for is_wide in [width.is_multiple_of(WIDE), false] {
+                    vectorised(
+                        #[inline(always)]
+                        || match is_wide {
+                            true => {
+                                mix_of_segment::<R, WIDE>(&weights, &left_lines, width, transposed, &mut found, &stop)
+                            }
+                            false => {
+                                mix_of_segment::<R, NARROW>(&weights, &left_lines, width, transposed, &mut found, &stop)
+                            }
+                        },
+                    );
+                    for (at, found) in found.iter().enumerate() {
+                        let (i, column) = (at / features, at % features);
+                        let weights = &weights[column / width * size * size..];
+                        let weight = |j| if transposed { weights[j * size + i] } else { weights[i * size + j] };
+                        let expected = sum(&|j| [weight(j), left_lines[j][column]], size);
+                        assert_eq!(*found, expected, "{size} {width} {transposed}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn segments_and_heads_of_all_sizes_equal_plain_loops() {
+        check_all_sizes::<f32>();
+        check_all_sizes::<f64>();
+    }
 }

@@ -101,7 +101,7 @@ pub(crate) fn product<R: Real>(
 
 /// Copies fewer than 16 elements, in pieces of fixed size: a call of the library's routine would take longer.
 #[inline(always)]
-fn copy_few<R: Copy>(from: &[R], to: &mut [R]) {
+pub(super) fn copy_few<R: Copy>(from: &[R], to: &mut [R]) {
     let mut start = 0;
     macro_rules! piece {
         ($($size:literal)*) => {$(

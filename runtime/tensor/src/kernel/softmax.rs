@@ -10,6 +10,9 @@ use crate::tensor::from_host;
 /// The lanes that sums of long rows are kept in.
 const LANES: usize = 8;
 
+/// At least so many numbers of whole rows are worked on together; they stay in the nearest cache.
+pub(super) const PART: usize = 1 << 11;
+
 /// The sum over a row of `term(k)`, in an order that depends on its size alone.
 #[inline(always)]
 fn total<R: Real>(size: usize, term: impl Fn(usize) -> R) -> R {
@@ -26,22 +29,67 @@ fn total<R: Real>(size: usize, term: impl Fn(usize) -> R) -> R {
     ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
 }
 
-/// Softmax of a row, shifted by its largest element.
+/// Calls `change` with every number of a row: by blocks, because short rows are shorter than what a compiler makes of a loop over them.
 #[inline(always)]
-pub(super) fn value<R: Real>(row: &[R], out: &mut [R]) {
-    let largest = row.iter().fold(
-        row[0],
+fn change_each<R: Real>(row: &mut [R], change: impl Fn(R) -> R) {
+    let (blocks, rest) = row.as_chunks_mut::<LANES>();
+    for block in blocks {
+        block.iter_mut().for_each(|value| *value = change(*value));
+    }
+    rest.iter_mut().for_each(|value| *value = change(*value));
+}
+
+/// The largest number of a row that has one; a number that is none may be passed over.
+#[inline(always)]
+fn largest<R: Real>(row: &[R]) -> R {
+    let larger = |a: R, b: R| if b > a { b } else { a };
+    let mut largest = row[0];
+    let mut rest = row;
+    // In a short row there is nothing to gain from lanes, and rows do not wait for each other.
+    if row.len() >= 4 * LANES {
+        let (blocks, after) = row.as_chunks::<LANES>();
+        let mut lanes = blocks[0];
+        for block in blocks {
+            for lane in 0..LANES {
+                lanes[lane] = larger(lanes[lane], block[lane]);
+            }
+        }
+        largest = lanes.into_iter().fold(largest, larger);
+        rest = after;
+    }
+    rest.iter().fold(
+        largest,
         #[inline(always)]
-        |a, b| if *b > a { *b } else { a },
-    );
-    out.iter_mut().zip(row).for_each(|(out, score)| *out = (*score - largest).exp_of_negative());
-    let scale = R::from_f64(1.0)
-        / total(
-            out.len(),
+        |a, b| larger(a, *b),
+    )
+}
+
+/// Softmax of each row of `size` numbers, in place, shifted by its largest number. All rows are brought to the same step before the next one: exponentials of one short row
+/// would wait for each other.
+#[inline(always)]
+pub(super) fn of_rows<R: Real>(rows: &mut [R], size: usize) {
+    for row in rows.chunks_exact_mut(size.max(1)) {
+        let largest = largest(row);
+        change_each(
+            row,
             #[inline(always)]
-            |k| out[k],
+            |score| score - largest,
         );
-    out.iter_mut().for_each(|out| *out *= scale);
+    }
+    change_each(rows, R::exp_of_negative);
+    for row in rows.chunks_exact_mut(size.max(1)) {
+        let scale = R::from_f64(1.0)
+            / total(
+                row.len(),
+                #[inline(always)]
+                |k| row[k],
+            );
+        change_each(
+            row,
+            #[inline(always)]
+            |value| value * scale,
+        );
+    }
 }
 
 /// `y (g - <y, g>)`: the product with the Jacobian of the softmax `y`, which is symmetric.
@@ -93,16 +141,8 @@ trait Rows<const N: usize>: Send + Sync {
     fn fill<R: Real>(&self, rows: [&[R]; N], out: &mut [R]);
 }
 
-struct Value;
 struct Product;
 struct Curvature;
-
-impl Rows<1> for Value {
-    #[inline(always)]
-    fn fill<R: Real>(&self, [row]: [&[R]; 1], out: &mut [R]) {
-        value(row, out);
-    }
-}
 
 impl Rows<2> for Product {
     #[inline(always)]
@@ -120,7 +160,17 @@ impl Rows<3> for Curvature {
 
 /// Softmax over the last axis.
 pub(crate) fn softmax(a: &Tensor) -> DispatchTensor {
-    for_each_row([a], Value)
+    let width = a.shape().last().copied().unwrap_or(1).max(1);
+    let host = a.host();
+    for_float!(a.dtype(), R => {
+        let values = host.values::<R>();
+        let part = PART.div_ceil(width) * width;
+        let results = in_parts::<R>(values.len(), part, #[inline(always)] |k, out| {
+            out.copy_from_slice(&values[k * part..][..out.len()]);
+            of_rows(out, width);
+        });
+        from_host(results, a.shape(), a.dtype())
+    })
 }
 
 /// [`product`] for each row of the last axis.

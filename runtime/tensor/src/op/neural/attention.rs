@@ -110,8 +110,7 @@ pub fn attention(
     check_devices(NAME, &queries.node.device, &[keys, values, bias])?;
     check_indices(NAME, segments, count)?;
     let of = Arc::new(Pairs::new(segments, count, heads, queries)?);
-    let weights = elementwise::multiply_scalar(&scores(queries, keys, &of)?, scale)?;
-    let weights = softmax(&elementwise::add(&weights, &columns(bias, &of)?)?, &of)?;
+    let weights = softmax(&scores(queries, keys, &of)?, bias, scale, &of)?;
     mix(&weights, values, &of, false)
 }
 
@@ -155,12 +154,27 @@ fn column_sums(weights: &Tensor, shape: &[usize], of: &Arc<Pairs>) -> Result<Ten
     })
 }
 
-/// The softmax of each row of `w`.
-fn softmax(scores: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
-    let (run, within) = (|| kernel!(of => softmax(scores)), of.clone());
-    Tensor::compute(NAME, scores.shape(), scores.dtype(), &[scores], run, Reads::Output, move |step| {
-        step.gradients(&[&|g| softmax_product(step.output, g, &within)])
-    })
+/// The softmax over `j` of `scale * w[s, h, i, j] + bias[j]`: on the processor one kernel, on other devices put together, because their kernels are bound by other things
+/// than by how often they read weights.
+fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+    let (within, shape, dtype) = (of.clone(), scores.shape(), scores.dtype());
+    match &**of {
+        Pairs::Processor(of) => {
+            let run = || processor::softmax(scores, bias, scale, of);
+            Tensor::compute(NAME, shape, dtype, &[scores, bias], run, Reads::Output, move |step| {
+                let g = softmax_product(step.output, step.gradient, &within)?;
+                let by_bias = |_: &Tensor| column_sums(&g, step.inputs[1].shape(), &within);
+                step.gradients(&[&|_| elementwise::multiply_scalar(&g, scale), &by_bias])
+            })
+        }
+        Pairs::Device(classes) => {
+            let scores = elementwise::add(&elementwise::multiply_scalar(scores, scale)?, &columns(bias, of)?)?;
+            let run = || device::softmax(&scores, classes);
+            Tensor::compute(NAME, shape, dtype, &[&scores], run, Reads::Output, move |step| {
+                step.gradients(&[&|g| softmax_product(step.output, g, &within)])
+            })
+        }
+    }
 }
 
 /// `y (g - <y, g>)` for each row: the product of the softmax's Jacobian, which is symmetric, with `g`.
