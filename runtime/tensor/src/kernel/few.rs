@@ -149,10 +149,13 @@ fn dot<R: Real, const LANES: usize, const ROWS: usize, const COLUMNS: usize>(
             }
         }
     }
-    let totals = sums.map(
-        #[inline(always)]
-        |row| row.map(total),
-    );
+    // A call of `map` would not be compiled for the vector unit at hand.
+    let mut totals = [[R::default(); COLUMNS]; ROWS];
+    for row in 0..ROWS {
+        for column in 0..COLUMNS {
+            totals[row][column] = total(sums[row][column]);
+        }
+    }
     for (row, totals) in totals.iter().enumerate() {
         for (column, total) in totals.iter().enumerate() {
             let rest = left[row][count * LANES..].iter().zip(&right[column][count * LANES..]);

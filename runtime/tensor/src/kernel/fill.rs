@@ -178,16 +178,43 @@ pub(crate) fn copied<T: Fill>(
     width: usize,
     start: impl Fn(usize) -> usize + Send + Sync,
 ) -> Vec<T> {
-    filled(count, TASK, |k, slots| {
-        let (mut row, mut column) = (k * TASK / width, k * TASK % width);
-        let mut rest = slots;
-        while !rest.is_empty() {
-            let size = rest.len().min(width - column);
-            let (slots, after) = rest.split_at_mut(size);
-            slots.write_copy_of_slice(&values[start(row) + column..][..size]);
-            (row, column, rest) = (row + 1, 0, after);
-        }
+    in_rows(count, width, |row, column, slots| {
+        slots.write_copy_of_slice(&values[start(row) + column..][..slots.len()]);
     })
+}
+
+/// The same, but all of row `k` are the one element at `start(k)`.
+pub(crate) fn repeated<T: Fill>(
+    values: &[T],
+    count: usize,
+    width: usize,
+    start: impl Fn(usize) -> usize + Send + Sync,
+) -> Vec<T> {
+    in_rows(count, width, |row, _, slots| slots.fill(MaybeUninit::new(values[start(row)])))
+}
+
+/// `count` elements in rows of `width`, cut into parts of one size however wide rows are. `write(row, column, slots)` MUST write all slots, which are those of a row from a column on: it is private to
+/// this file.
+fn in_rows<T: Fill>(
+    count: usize,
+    width: usize,
+    write: impl Fn(usize, usize, &mut [MaybeUninit<T>]) + Send + Sync,
+) -> Vec<T> {
+    filled(
+        count,
+        TASK,
+        #[inline(always)]
+        |k, slots| {
+            let (mut row, mut column) = (k * TASK / width, k * TASK % width);
+            let mut rest = slots;
+            while !rest.is_empty() {
+                let size = rest.len().min(width - column);
+                let (slots, after) = rest.split_at_mut(size);
+                write(row, column, slots);
+                (row, column, rest) = (row + 1, 0, after);
+            }
+        },
+    )
 }
 
 /// `rows` rows, each made of a row of each part; part `i` has rows of `widths[i]`.

@@ -120,8 +120,8 @@ fn lane_sum<R: Real>(block: &[R]) -> f64 {
     )
 }
 
-/// The columns that are summed together, in double precision in the nearest cache.
-const COLUMNS: usize = 256;
+/// The columns that are summed together: as many as registers hold in double precision.
+const COLUMNS: usize = 32;
 
 /// For each of `blocks` blocks of `count` rows of `width` elements, the sum of the rows, row after row.
 fn sum_columns<R: Real>(values: &[R], [blocks, count, width]: [usize; 3]) -> Vec<R> {
@@ -133,16 +133,39 @@ fn sum_columns<R: Real>(values: &[R], [blocks, count, width]: [usize; 3]) -> Vec
         #[inline(always)]
         |part, out| {
             let (block, first) = (part / strips, part % strips * COLUMNS);
-            let mut totals = [0.0_f64; COLUMNS];
-            let totals = &mut totals[..out.len()];
-            for row in values[block * count * width..][..count * width].chunks_exact(width) {
-                for (total, value) in totals.iter_mut().zip(&row[first..]) {
-                    *total += value.to_f64();
+            let rows = values[block * count * width..][..count * width].chunks_exact(width);
+            let totals = match out.len() {
+                COLUMNS => total_of_rows(rows.filter_map(
+                    #[inline(always)]
+                    |row| row.get(first..)?.first_chunk(),
+                )),
+                _ => {
+                    let mut totals = [0.0; COLUMNS];
+                    for row in rows {
+                        totals.iter_mut().zip(&row[first..]).for_each(|(total, value)| *total += value.to_f64());
+                    }
+                    totals
                 }
-            }
-            out.iter_mut().zip(totals).for_each(|(out, total)| *out = R::from_f64(*total));
+            };
+            out.iter_mut().zip(totals).for_each(|(out, total)| *out = R::from_f64(total));
         },
     )
+}
+
+/// The sum of rows. Nothing in the loop can panic: it would keep the totals out of registers.
+#[inline(always)]
+fn total_of_rows<'a, R: Real>(rows: impl Iterator<Item = &'a [R; COLUMNS]>) -> [f64; COLUMNS] {
+    let mut totals = [0.0; COLUMNS];
+    for row in rows {
+        let row: [f64; COLUMNS] = std::array::from_fn(
+            #[inline(always)]
+            |column| row[column].to_f64(),
+        );
+        for column in 0..COLUMNS {
+            totals[column] += row[column];
+        }
+    }
+    totals
 }
 
 /// Which end to look for.

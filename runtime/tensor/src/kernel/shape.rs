@@ -2,7 +2,7 @@
 
 use burn_dispatch::DispatchTensor;
 
-use super::fill::{Fill, copied, in_parts, joined};
+use super::fill::{Fill, copied, in_parts, joined, repeated};
 use super::{around, for_elements, truths};
 use crate::tensor::{Host, Sizes, from_host};
 use crate::{DType, Tensor};
@@ -99,8 +99,10 @@ fn arranged<T: Fill>(values: &[T], shape: &[usize], strides: &[usize]) -> Vec<T>
             },
         );
     }
-    if step == 1 {
-        return copied(values, count, width, |row| start(outer, row));
+    match step {
+        0 => return repeated(values, count, width, |row| start(outer, row)),
+        1 => return copied(values, count, width, |row| start(outer, row)),
+        _ => {}
     }
     in_parts(
         count,
