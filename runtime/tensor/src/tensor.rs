@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use crate::autodiff::{Derivative, Origin, Reads};
 use crate::context::{DeviceFailed, Stop, Stopped, device_failed, recording};
 use crate::indices::Indices;
+use crate::kernel::fill::{Fill, repeated};
 use crate::memory::{self, Reservation};
 use crate::{DType, Device, Misuse};
 
@@ -380,21 +381,13 @@ pub(crate) fn check_devices(operation: &'static str, device: &Device, inputs: &[
     }
 }
 
-/// So many times the same. What has to be written takes seconds for gigabytes, and may be stopped.
-fn constant<E: Copy + Default + PartialEq>(count: usize, value: E) -> Vec<E> {
-    /// The elements that are written at a time.
-    const PART: usize = 1 << 20;
-    if count <= PART || value == E::default() {
+/// So many times the same.
+fn constant<E: Fill + PartialEq>(count: usize, value: E) -> Vec<E> {
+    if value == E::default() {
         // Zeros come from the system, and are not written.
         return vec![value; count];
     }
-    let stop = Stop::current();
-    let mut values = Vec::with_capacity(count);
-    while values.len() < count {
-        stop.check();
-        values.resize((values.len() + PART).min(count), value);
-    }
-    values
+    repeated(&[value], count, count, |_| 0)
 }
 
 /// A result without elements needs no kernel, and some of burn's kernels panic on one.
