@@ -152,22 +152,35 @@ fn products<R: Real, const HEIGHT: usize, const WIDTH: usize>(
     columns: Range<usize>,
     panel: &[[R; WIDTH]],
 ) -> [[R; WIDTH]; HEIGHT] {
+    weighted(
+        array::from_fn(
+            #[inline(always)]
+            |row| &left[row][columns.clone()],
+        ),
+        panel,
+    )
+}
+
+/// The sums of the rows of `panel`, weighted by the numbers in each of some rows.
+#[inline(always)]
+fn weighted<R: Real, const HEIGHT: usize, const WIDTH: usize>(
+    rows: [&[R]; HEIGHT],
+    panel: &[[R; WIDTH]],
+) -> [[R; WIDTH]; HEIGHT] {
     let rows: [&[R]; HEIGHT] = array::from_fn(
         #[inline(always)]
-        |row| &left[row][columns.clone()][..panel.len()],
+        |row| &rows[row][..panel.len()],
     );
-    sums(
-        panel.iter(),
-        (0..panel.len()).map(
-            #[inline(always)]
-            |k| {
-                array::from_fn(
-                    #[inline(always)]
-                    |row| rows[row][k],
-                )
-            },
-        ),
-    )
+    let factors = (0..panel.len()).map(
+        #[inline(always)]
+        |k| {
+            array::from_fn(
+                #[inline(always)]
+                |row| rows[row][k],
+            )
+        },
+    );
+    sums(panel.iter(), factors)
 }
 
 /// Some columns of rows as rows of `panel`: what the rows, at most `WIDTH` of them, have in one column lies side by side.
@@ -272,22 +285,12 @@ fn along<R: Real, const HEIGHT: usize, const WIDTH: usize>(
     first: usize,
     panel: &[[R; WIDTH]],
 ) -> [[R; WIDTH]; HEIGHT] {
-    let size = panel.len();
-    let rows: [&[R]; HEIGHT] = array::from_fn(
-        #[inline(always)]
-        |r| &weights[(first + r) * size..][..size],
-    );
-    sums(
-        panel.iter(),
-        (0..size).map(
+    weighted(
+        array::from_fn(
             #[inline(always)]
-            |k| {
-                array::from_fn(
-                    #[inline(always)]
-                    |r| rows[r][k],
-                )
-            },
+            |row| &weights[(first + row) * panel.len()..],
         ),
+        panel,
     )
 }
 

@@ -164,4 +164,20 @@ mod tests {
             assert_eq!(arranged(&values, &shape, &[height * width, 1, height]), expected, "{shape:?}");
         }
     }
+
+    #[test]
+    fn elements_are_stretched_along_any_axes() {
+        let values: Vec<usize> = (1..100).collect();
+        // Rows that are shorter than what a thread writes at a time, and longer.
+        for [rows, columns] in [[90, 3], [3, 90], [70, 1000], [2, 10_000], [1, 1], [0, 3]] {
+            for strides in [[0, 0], [1, 0], [0, 1]] {
+                let expected = (0..rows * columns).map(|at| [at / columns, at % columns]);
+                if strides[1] == 1 && columns > values.len() {
+                    continue;
+                }
+                let expected: Vec<usize> = expected.map(|[i, j]| values[i * strides[0] + j * strides[1]]).collect();
+                assert_eq!(arranged(&values, &[rows, columns], &strides), expected, "{rows} {columns} {strides:?}");
+            }
+        }
+    }
 }

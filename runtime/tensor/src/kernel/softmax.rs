@@ -76,7 +76,11 @@ pub(super) fn of_rows<R: Real>(rows: &mut [R], size: usize) {
             |score| score - largest,
         );
     }
-    change_each(rows, R::exp_of_negative);
+    change_each(
+        rows,
+        #[inline(always)]
+        |difference| difference.exp_of_negative(),
+    );
     for row in rows.chunks_exact_mut(size.max(1)) {
         let scale = R::from_f64(1.0)
             / total(
