@@ -12,9 +12,9 @@ use crate::context::Stop;
 
 /// The rows of a tile.
 const HEIGHT: usize = 4;
-/// The columns of a tile. In single precision a tile takes 8 vector registers of 16, in double precision all of them.
+/// The columns of a tile in single precision, in which it takes 8 vector registers of 16. In double precision it would take all of them, and compilers keep it in memory.
 const WIDE: usize = 16;
-/// The columns of a tile where no more than these are left.
+/// The columns of a tile in double precision, and where no more than these are left.
 const NARROW: usize = 8;
 
 /// With no more rows of the left operand than these, rows of the right one are read where they lie: to pack them would take as long as to multiply.
@@ -88,7 +88,7 @@ pub(crate) fn product<R: Real>(
         let mut column = 0;
         while column < right.columns {
             stop.check();
-            if right.columns - column > NARROW {
+            if right.columns - column > NARROW && size_of::<R>() == size_of::<f32>() {
                 add_panel::<R, WIDE>(left, right, inner.clone(), column, factors, wide, out);
                 column += WIDE;
             } else {
