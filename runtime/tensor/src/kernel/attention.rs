@@ -9,7 +9,7 @@ use std::ops::Range;
 use burn_dispatch::DispatchTensor;
 
 use super::fill::in_uneven_parts;
-use super::product::{copy_few, sums};
+use super::product::{copy_few, is_single, sums};
 use super::segment::Groups;
 use super::square::{SQUARE, registers, transposed};
 use super::{Real, for_float, softmax};
@@ -22,7 +22,7 @@ use crate::tensor::from_host;
 const ROWS: usize = 4;
 /// The numbers in each of these rows that are worked on together.
 const WIDE: usize = 16;
-/// The same where there are few.
+/// The same in double precision, and where there are few.
 const NARROW: usize = 8;
 
 /// Which rows attend to one another.
@@ -105,7 +105,7 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
         let values = neighbourhoods.weights::<R>(work, #[inline(always)] |segment, part| {
             let left = neighbourhoods.lines(segment, left_host.values::<R>(), features);
             let right = neighbourhoods.lines(segment, right_host.values::<R>(), features);
-            if left.len() > NARROW {
+            if left.len() > NARROW && is_single::<R>() {
                 scores_of_segment::<R, WIDE>(&left, &right, width, part, &stop);
             } else {
                 scores_of_segment::<R, NARROW>(&left, &right, width, part, &stop);
@@ -227,7 +227,7 @@ pub(crate) fn mix(
         let results = neighbourhoods.by_rows::<R>(features, work, #[inline(always)] |segment, part| {
             let rows = neighbourhoods.lines(segment, rows_host.values::<R>(), features);
             let weights = &all_weights[neighbourhoods.range(segment)];
-            if width.is_multiple_of(WIDE) {
+            if width.is_multiple_of(WIDE) && is_single::<R>() {
                 mix_of_segment::<R, WIDE>(weights, &rows, width, transposed, part, &stop);
             } else {
                 mix_of_segment::<R, NARROW>(weights, &rows, width, transposed, part, &stop);

@@ -23,6 +23,11 @@ const FEW: usize = 2 * HEIGHT;
 /// The part of the inner axis that is summed at a time: a packed block of the right operand then stays in the nearest cache.
 const DEPTH: usize = 256;
 
+/// Whether numbers are so small that four rows of 16 of them leave registers free. Compilers keep larger tiles in memory.
+pub(super) const fn is_single<R>() -> bool {
+    size_of::<R>() == size_of::<f32>()
+}
+
 /// A matrix in a slice: element `(i, j)` is at `i * row_stride + j * column_stride`. One of the strides is 1.
 #[derive(Clone, Copy)]
 pub(crate) struct Matrix<'a, R> {
@@ -88,7 +93,7 @@ pub(crate) fn product<R: Real>(
         let mut column = 0;
         while column < right.columns {
             stop.check();
-            if right.columns - column > NARROW && size_of::<R>() == size_of::<f32>() {
+            if right.columns - column > NARROW && is_single::<R>() {
                 add_panel::<R, WIDE>(left, right, inner.clone(), column, factors, wide, out);
                 column += WIDE;
             } else {
