@@ -412,7 +412,7 @@ attacks! {
             });
             let place = Workplace::new()?;
             let before = place.entries()?;
-            let ending = input_error(shell(&place, "unset http_proxy HTTP_PROXY all_proxy ALL_PROXY; export XDG_CACHE_HOME=\"$PWD/cache\"; ulimit -v 524288", &["pull", &reference])?)?;
+            let ending = input_error(place.run_after("unset http_proxy HTTP_PROXY all_proxy ALL_PROXY; export XDG_CACHE_HOME=\"$PWD/cache\"; ulimit -v 524288", &["pull", &reference])?)?;
             let mut after = place.entries()?;
             after.retain(|entry| !entry.starts_with("cache"));
             if after != before {
@@ -671,7 +671,7 @@ attacks! {
         let previous = fs::read(place.path("model.ckpt"))?;
         let before: Vec<String> = place.entries()?.into_iter().filter(|entry| !entry.starts_with("outputs")).collect();
         // No file may grow beyond 512 bytes, and the signal that says so is ignored, as it is for a disk that is full.
-        let outcome = shell(&place, "trap '' XFSZ; ulimit -f 1", &["train", "options.yaml", "--restart", "model.ckpt"])?;
+        let outcome = place.run_after("trap '' XFSZ; ulimit -f 1", &["train", "options.yaml", "--restart", "model.ckpt"])?;
         let ending = input_error(outcome)?;
         if fs::read(place.path("model.ckpt"))? != previous {
             return Err("the previous checkpoint was changed".into());
@@ -749,36 +749,12 @@ fn refusal(place: &Workplace, arguments: &[&str]) -> Fallible<Ending> {
 fn quick_refusal(place: &Workplace, arguments: &[&str]) -> Fallible<Ending> {
     let before = place.entries()?;
     let start = Instant::now();
-    let ending = input_error(shell(place, "ulimit -v 524288", arguments)?)?;
+    let ending = input_error(place.run_after("ulimit -v 524288", arguments)?)?;
     if start.elapsed() > Duration::from_secs(2) {
         return Err(format!("{:?} for {ending:?}", start.elapsed()).into());
     }
     let after = place.entries()?;
     if after == before { Ok(ending) } else { Err(format!("{after:?} are left of {before:?}").into()) }
-}
-
-/// Runs the program from a shell that has done `preparation`.
-fn shell(place: &Workplace, preparation: &str, arguments: &[&str]) -> Fallible<kilnbox_tests::Outcome> {
-    let program = place.command(arguments);
-    let mut shell = Command::new("sh");
-    shell
-        .arg("-c")
-        .arg(format!("{preparation}; exec \"$0\" \"$@\""))
-        .arg(program.get_program())
-        .args(program.get_args());
-    shell.current_dir(place.path(""));
-    for (name, value) in program.get_envs() {
-        match value {
-            Some(value) => shell.env(name, value),
-            None => shell.env_remove(name),
-        };
-    }
-    let output = shell.output()?;
-    Ok(kilnbox_tests::Outcome {
-        code: output.status.code(),
-        output: String::from_utf8_lossy(&output.stdout).into_owned(),
-        errors: String::from_utf8_lossy(&output.stderr).into_owned(),
-    })
 }
 
 /// The ending of a run that refused its input: exit code 1, one error, nothing raw.

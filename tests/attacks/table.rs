@@ -67,7 +67,9 @@ impl Ending {
             HostError::Trapped { .. } => Outcome::Trapped,
             HostError::Limit { limit, .. } => Outcome::Limit(limit),
             HostError::Data(_) => Outcome::InputError,
-            HostError::Device { .. } | HostError::Bug(_) => return Err(error.to_string().into()),
+            HostError::Device { .. } | HostError::Threads { .. } | HostError::Bug(_) => {
+                return Err(error.to_string().into());
+            }
         };
         Ok(Self { outcome, message: error.to_string() })
     }

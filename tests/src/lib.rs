@@ -210,6 +210,24 @@ impl Workplace {
         Ok(Outcome::of(&self.command(arguments).output()?))
     }
 
+    /// Runs the program to its end, from a shell that has done `preparation`, such as `ulimit -v 524288`.
+    ///
+    /// # Errors
+    /// The shell cannot be started.
+    pub fn run_after(&self, preparation: &str, arguments: &[&str]) -> io::Result<Outcome> {
+        let program = self.command(arguments);
+        let mut shell = Command::new("sh");
+        shell.arg("-c").arg(format!("{preparation}; exec \"$0\" \"$@\"")).arg(program.get_program());
+        shell.args(program.get_args()).current_dir(self.folder.path());
+        for (name, value) in program.get_envs() {
+            match value {
+                Some(value) => shell.env(name, value),
+                None => shell.env_remove(name),
+            };
+        }
+        Ok(Outcome::of(&shell.output()?))
+    }
+
     /// Every file and folder below the folder but the fixtures, sorted.
     ///
     /// # Errors

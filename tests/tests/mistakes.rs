@@ -226,6 +226,21 @@ fn mistakes_on_the_command_line_are_told_as_well() -> Fallible {
     Ok(())
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn a_bounded_address_space_has_as_many_threads_as_fit() -> Fallible {
+    let place = Workplace::new()?;
+    let bounded = "ulimit -v 524288";
+    let outcome = place.run_after(bounded, &["limits"])?;
+    assert_eq!(outcome.code, Some(0), "{}", outcome.errors);
+    let outcome = place.run_after(bounded, &["--threads", "64", "limits"])?;
+    assert_eq!(outcome.code, Some(1), "{}", outcome.errors);
+    for words in ["64 threads", "--threads", "ulimit"] {
+        assert!(outcome.errors.contains(words), "`{words}` is missing in\n{}", outcome.errors);
+    }
+    Ok(())
+}
+
 #[test]
 fn an_element_that_the_model_does_not_know_is_named() -> Fallible {
     let place = Workplace::new()?;

@@ -10,6 +10,7 @@ use kilnbox_cli::commands::{build, eval, export, keygen, pack, pull, push, run, 
 use kilnbox_cli::errors::{Blame, CliError, install_panic_hook, uncaught_panic};
 use kilnbox_cli::registries::Access;
 use kilnbox_cli::sandbox::{COMPILE_COMPONENT, Sandbox};
+use kilnbox_host::HostError;
 
 /// Trains, evaluates and ships machine-learning models of atoms.
 #[derive(Parser)]
@@ -261,7 +262,9 @@ fn main() -> ExitCode {
         }
     };
     let result = wanted_threads(arguments.threads).and_then(|threads| {
-        kilnbox_host::on_worker(threads, || perform(arguments)).unwrap_or_else(|_| Err(uncaught_panic()))
+        kilnbox_host::on_worker(threads, || perform(arguments)).unwrap_or_else(|error| {
+            Err(if matches!(error, HostError::Bug(_)) { uncaught_panic() } else { error.into() })
+        })
     });
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -75,6 +75,14 @@ pub enum HostError {
         /// What its driver says.
         message: String,
     },
+    /// The threads cannot be started that kernels share.
+    #[error("the system does not start {}: {message}", count.map_or("a thread for each core".to_owned(), |count| format!("{count} threads")))]
+    Threads {
+        /// How many; none for one for each core.
+        count: Option<usize>,
+        /// What it says.
+        message: String,
+    },
     /// Data that cannot be had.
     #[error(transparent)]
     Data(#[from] DataError),

@@ -290,8 +290,8 @@ fn trainers(architecture: &Architecture) -> exports::trainer::GuestTrainer<'_> {
     architecture.kilnbox_architecture_trainer().trainer()
 }
 
-/// Starts the threads that kernels share, one for each core if no number is given, and runs `work` on one of them. For the start of a program: from here on it
-/// also [keeps the memory that it frees](keep_freed_memory).
+/// Starts the threads that kernels share, and runs `work` on one of them. If no number is given there is one for each core, or as many as fit where the address space of the process
+/// is bounded. For the start of a program: from here on it also [keeps the memory that it frees](keep_freed_memory).
 ///
 /// A session belongs on such a thread: its stack is large enough for the deepest guest and the host that it calls, and a kernel that shares out its work
 /// does a part itself, where any other thread would hand over all of it and wait. The first call in a process decides the number. It is the calling thread that becomes one of
@@ -300,7 +300,7 @@ fn trainers(architecture: &Architecture) -> exports::trainer::GuestTrainer<'_> {
 /// sessions run at once, [`on_own_thread`] is for each but one of them.
 ///
 /// # Errors
-/// The threads cannot be started, or `work` panicked ([`HostError::Bug`]).
+/// The threads cannot be started ([`HostError::Threads`]), or `work` panicked ([`HostError::Bug`]).
 pub fn on_worker<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Send) -> Result<T, HostError> {
     static STARTED: OnceLock<Result<(), String>> = OnceLock::new();
     let started = STARTED.get_or_init(|| {
@@ -309,14 +309,35 @@ pub fn on_worker<T: Send>(threads: Option<usize>, work: impl FnOnce() -> T + Sen
         if enlarge_main_stack() {
             pool = pool.use_current_thread();
         }
-        pool.num_threads(threads.unwrap_or(0))
+        pool.num_threads(threads.or_else(most_that_fit).unwrap_or(0))
             .stack_size(THREAD_STACK)
             .thread_name(|number| format!("worker {number}"))
             .build_global()
             .map_err(|error| error.to_string())
     });
-    started.clone().map_err(|error| HostError::Bug(format!("the threads cannot be started: {error}")))?;
+    started.clone().map_err(|message| HostError::Threads { count: threads, message })?;
     catch_unwind(AssertUnwindSafe(|| rayon::scope(|_| work()))).map_err(|_| panicked())
+}
+
+/// How many threads there may be where the address space is bounded, as batch systems and shells do it (`ulimit -v`); none where it is not, or has room for all.
+#[cfg(target_os = "linux")]
+fn most_that_fit() -> Option<usize> {
+    use rustix::process::{Resource, getrlimit};
+    let room = getrlimit(Resource::As).current?;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Some(fitting(room)).filter(|&fitting| fitting < cores)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn most_that_fit() -> Option<usize> {
+    None
+}
+
+/// How many threads fit into an address space of so many bytes, if half of it is left to everything else. A thread takes its stack, and as much again for the heap that the allocator
+/// reserves for it.
+#[cfg(target_os = "linux")]
+fn fitting(room: u64) -> usize {
+    usize::try_from(room / 2 / (2 * THREAD_STACK as u64)).unwrap_or(usize::MAX).max(1)
 }
 
 /// Lets the stack of this thread grow to the size of a session's, if it is the main thread, which lives as long as the process; says whether it may. Linux looks at the limit when the
@@ -351,4 +372,17 @@ pub fn on_own_thread<T: Send>(work: impl FnOnce() -> T + Send) -> Result<T, Host
 
 fn panicked() -> HostError {
     HostError::Bug("the thread that ran the architecture panicked".to_owned())
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_get_half_of_a_bounded_address_space_and_one_there_is_always() {
+        let sizes = [(0, 1), (512 << 20, 2), (8 << 30, 32), (u64::MAX, usize::MAX / (4 * THREAD_STACK))];
+        for (room, threads) in sizes {
+            assert_eq!(fitting(room), threads, "{room} bytes");
+        }
+    }
 }
