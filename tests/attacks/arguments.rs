@@ -446,9 +446,12 @@ attacks! {
             let mut script = Script::default();
             kernel(&mut script);
             let (guest, start) = (script.guest()?, std::time::Instant::now());
-            found.push(describe(&guest, limits.clone())?);
+            let ending = describe(&guest, limits.clone())?;
             // On a machine that is busy with other tests; uninterrupted they take a quarter of a minute on an idle one. What a device has begun is not stopped.
             assert!(start.elapsed().as_secs_f64() < seconds(5.0), "{:?}", start.elapsed());
+            // A card does in milliseconds what takes a processor so long, but systems of equations, which stay with the processor.
+            let is_done = slowness() > 1 && ending.outcome == Harmless;
+            found.extend((!is_done).then_some(ending));
         }
         found
     }
@@ -693,7 +696,7 @@ attacks! {
         let start = std::time::Instant::now();
         let limits = Limits { seconds_per_call: 0.3, tensor_bytes: 1 << 30, handles: 1_000_000, ..small() };
         let ending = describe(&guest, limits)?;
-        assert!(start.elapsed().as_secs_f64() < 5.0, "{:?}", start.elapsed());
+        assert!(start.elapsed().as_secs_f64() < seconds(5.0), "{:?}", start.elapsed());
         ending
     }
 }
