@@ -95,8 +95,22 @@ pub(crate) fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, shape: &[us
         let mut totals = vec![R::default(); shape.iter().product()];
         let row = count * inner;
         added(&mut totals, [size, inner], values.len(), #[inline(always)] |k, range, out, stop| {
-            let pairs = values[k * row..][..row].chunks_exact(inner).zip(places[k * row..].chunks_exact(inner));
-            for (values, places) in pairs {
+            /// What an entry of one element would take to ask whether to stop is longer than to add it.
+            const AT_ONCE: usize = 1 << 12;
+            let (values, places) = (&values[k * row..][..row], &places[k * row..][..row]);
+            if inner == 1 {
+                for (values, places) in values.chunks(AT_ONCE).zip(places.chunks(AT_ONCE)) {
+                    stop.check();
+                    for (value, &place) in values.iter().zip(places) {
+                        // Those before the range wrap around, and are beyond it as well.
+                        if let Some(total) = out.get_mut((place as usize).wrapping_sub(range.start)) {
+                            *total += *value;
+                        }
+                    }
+                }
+                return;
+            }
+            for (values, places) in values.chunks_exact(inner).zip(places.chunks_exact(inner)) {
                 stop.check();
                 for (column, (value, &place)) in values.iter().zip(places).enumerate() {
                     let place = place as usize;
