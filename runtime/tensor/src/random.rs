@@ -5,7 +5,7 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 
 use crate::context::Stop;
 use crate::kernel::fill::in_parts;
-use crate::kernel::{Real, for_float, vectorised};
+use crate::kernel::{Real, for_float, vectorised_widely};
 use crate::tensor::checked_bytes;
 use crate::{DType, Device, Misuse, Tensor};
 
@@ -155,7 +155,7 @@ impl Random {
                 let mut generator = self.generator.clone();
                 generator.set_word_pos(position(part * PART));
                 let mut units = R::units(&mut generator, out.len().next_multiple_of(2));
-                vectorised(#[inline(always)] || distribution.shape(&mut units));
+                vectorised_widely(#[inline(always)] || distribution.shape(&mut units));
                 out.copy_from_slice(&units[..out.len()]);
             });
             let tensor = Tensor::from_values(operation, device, shape, values, dtype);

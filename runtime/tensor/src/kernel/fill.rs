@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::{helpers, vectorised};
+use super::{helpers, vectorised, vectorised_widely};
 use crate::context::Stop;
 
 /// The least elements that one task fills: enough to make handing it out cheap, few enough to stay in the nearest cache.
@@ -82,7 +82,7 @@ pub(crate) fn side_by_side<T: Fill, const N: usize>(
     let stop = Stop::current();
     let run = |(k, parts): (usize, [&mut [MaybeUninit<T>]; N])| {
         stop.check();
-        vectorised(
+        vectorised_widely(
             #[inline(always)]
             || fill(k, parts.map(zeroed)),
         )
@@ -147,7 +147,7 @@ fn filled<T: Fill>(count: usize, width: usize, write: impl Fn(usize, &mut [Maybe
     let stop = Stop::current();
     let task = |(task, slots): (usize, &mut [MaybeUninit<T>])| {
         stop.check();
-        vectorised(
+        vectorised_widely(
             #[inline(always)]
             || {
                 for (k, part) in slots.chunks_mut(width).enumerate() {
@@ -314,6 +314,12 @@ pub(crate) fn zip_row<A: Fill, B: Fill, T: Fill>(
     b: &[B],
     value: impl Fn(A, B) -> T + Copy + Send + Sync,
 ) -> Vec<T> {
+    /// What loops over short rows last for their beginnings and ends is little beside that of so many elements.
+    const LONG: usize = 1 << 10;
+    // Several rows are one longer one.
+    let rows_at_once = (LONG.min(a.len()) / b.len().max(1)).max(1);
+    let several = if rows_at_once > 1 { b.repeat(rows_at_once) } else { Vec::new() };
+    let b = if rows_at_once > 1 { &several } else { b };
     let width = b.len();
     from_values(
         a.len(),

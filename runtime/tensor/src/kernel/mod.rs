@@ -27,7 +27,7 @@ use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{Element, Shape};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
-pub(crate) use real::{Real, vectorised};
+pub(crate) use real::{Real, vectorised, vectorised_widely};
 pub(crate) use solve::solve;
 
 use crate::op::optimizer::AdamOptions;

@@ -235,8 +235,10 @@ macro_rules! real {
                 let bounded = if bounded > $constants.ends[1] { $constants.ends[1] } else { bounded };
                 let (rest, exponent) = <$type as Parts>::parts(bounded);
                 let value = polynomial!($exp, rest).mul_add(rest, 1.0);
-                // Two factors, because one alone cannot have the exponent of the smallest and largest results.
-                let half = ((exponent as i32) >> 1) as $bits;
+                // Two factors, because one alone cannot have the exponent of the smallest and largest results. Half of the exponent is found without a shift of signed
+                // numbers, which vector units lack for 64 bits.
+                const EVEN: $bits = 1 << 12;
+                let half = (exponent.wrapping_add(EVEN) >> 1).wrapping_sub(EVEN >> 1);
                 value
                     * <$type as Parts>::power_of_two(half)
                     * <$type as Parts>::power_of_two(exponent.wrapping_sub(half))
@@ -353,9 +355,25 @@ trait Parts: Sized {
 real!(f32, u32, 23, 127, 10_000.0, CONSTANTS32, [EXP32, LOG32, SIN32, COS32, ERF32, ERFC32]);
 real!(f64, u64, 52, 1023, 100_000.0, CONSTANTS64, [EXP64, LOG64, SIN64, COS64, ERF64, ERFC64]);
 
-/// Runs `body` compiled for the widest vector unit of this processor. The closure must be marked `#[inline(always)]`.
+/// Runs `body` compiled for vectors of 256 bits at most, which the tiles of sums and products are made for. The closure must be marked `#[inline(always)]`.
 #[inline(always)]
 pub(crate) fn vectorised<T>(body: impl FnOnce() -> T) -> T {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use pulp::{Scalar, Simd, x86::V3};
+        match V3::try_new() {
+            Some(vectors) => vectors.vectorize(body),
+            None => Scalar::new().vectorize(body),
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    pulp::Arch::new().dispatch(body)
+}
+
+/// Runs `body` compiled for the widest vectors of this processor: for functions of one element after the other, whose constants also find room in the registers that come with vectors of 512 bits.
+/// The closure must be marked `#[inline(always)]`.
+#[inline(always)]
+pub(crate) fn vectorised_widely<T>(body: impl FnOnce() -> T) -> T {
     pulp::Arch::new().dispatch(body)
 }
 
