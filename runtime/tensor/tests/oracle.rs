@@ -334,6 +334,17 @@ fn conversions_truncate_and_saturate() -> Fallible {
         let small = op::cast(&floats, DType::Int32)?.read_int64()?;
         assert_eq!(small, [1, -1, 0, 0, i64::from(i32::MAX), i64::from(i32::MIN)]);
         assert_eq!(op::cast(&floats, DType::Boolean)?.read_boolean()?, [true, true, false, true, true, true]);
+        // Up to where a number in double precision has no more fractions, and beyond.
+        let sizes = (0..70).map(|power| 2_f64.powi(power)).flat_map(|size| [size - 0.5, size, size + 0.75]);
+        let signed: Vec<f64> = sizes.flat_map(|size| [size, -size]).chain([0.0, -0.0, 0.999, -0.999]).collect();
+        for count in [signed.len(), 2 * 48 * 3] {
+            let numbers = &signed[..count];
+            let floats = Tensor::from_float64(&device, &[count], numbers, DType::Float64)?;
+            let expected: Vec<i64> = numbers.iter().map(|&number| number as i64).collect();
+            assert_eq!(op::cast(&floats, DType::Int64)?.read_int64()?, expected);
+            let expected: Vec<i64> = numbers.iter().map(|&number| number as f32 as i64).collect();
+            assert_eq!(op::cast(&op::cast(&floats, DType::Float32)?, DType::Int64)?.read_int64()?, expected);
+        }
         let flags = Tensor::from_boolean(&device, &[2], &[true, false])?;
         for dtype in [DType::Float32, DType::Float64] {
             assert_eq!(op::cast(&flags, dtype)?.read_float64()?, [1.0, 0.0]);

@@ -124,6 +124,8 @@ pub(crate) fn cast(a: &Tensor, dtype: DType) -> DispatchTensor {
         };
     }
     match a.dtype() {
+        DType::Float32 if dtype == DType::Int64 => from_host(to_int64(host.values::<f32>()), a.shape(), dtype),
+        DType::Float64 if dtype == DType::Int64 => from_host(to_int64(host.values::<f64>()), a.shape(), dtype),
         DType::Float32 => to_numbers!(f32),
         DType::Float64 => to_numbers!(f64),
         DType::Int32 => to_numbers!(i32),
@@ -150,6 +152,29 @@ where
     To: fill::Fill + Element + bytemuck::NoUninit,
 {
     from_host(fill::map(values, convert), shape, dtype)
+}
+
+/// Without their fractions. Numbers out of range become the nearest that is in range, and what is none becomes 0.
+fn to_int64<R: Real>(values: &[R]) -> Vec<i64> {
+    /// The sum with a smaller number has the units of both in its last place.
+    const MAGIC: f64 = 6_755_399_441_055_744.0;
+    const SMALLER: f64 = (1_u64 << 51) as f64;
+    fill::map_parts(
+        values,
+        #[inline(always)]
+        |values, out| {
+            // Vector units convert to 64 bits by an addition, or one number after the other.
+            if values.iter().fold(true, |all, value| all & (value.to_f64().abs() < SMALLER)) {
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = (value.to_f64().trunc() + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i64;
+                }
+            } else {
+                for (out, value) in out.iter_mut().zip(values) {
+                    *out = value.to_f64() as i64;
+                }
+            }
+        },
+    )
 }
 
 pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor, shape: &[usize]) -> DispatchTensor {
