@@ -80,7 +80,7 @@ pub enum HostError {
     Threads {
         /// How many; none for one for each core.
         count: Option<usize>,
-        /// What it says.
+        /// What the system says.
         message: String,
     },
     /// Data that cannot be had.

@@ -314,9 +314,9 @@ pub(crate) fn zip_row<A: Fill, B: Fill, T: Fill>(
     b: &[B],
     value: impl Fn(A, B) -> T + Copy + Send + Sync,
 ) -> Vec<T> {
-    /// What loops over short rows last for their beginnings and ends is little beside that of so many elements.
+    /// So many elements take much longer than the beginning and the end of their loop.
     const LONG: usize = 1 << 10;
-    // Several rows are one longer one.
+    // Several short rows are one long one.
     let rows_at_once = (LONG.min(a.len()) / b.len().max(1)).max(1);
     let several = if rows_at_once > 1 { b.repeat(rows_at_once) } else { Vec::new() };
     let b = if rows_at_once > 1 { &several } else { b };

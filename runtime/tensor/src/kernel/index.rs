@@ -95,7 +95,7 @@ pub(crate) fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, shape: &[us
         let mut totals = vec![R::default(); shape.iter().product()];
         let row = count * inner;
         added(&mut totals, [size, inner], values.len(), #[inline(always)] |k, range, out, stop| {
-            /// What an entry of one element would take to ask whether to stop is longer than to add it.
+            /// To ask whether to stop takes longer than to add one element, so it is asked once for so many.
             const AT_ONCE: usize = 1 << 12;
             let (values, places) = (&values[k * row..][..row], &places[k * row..][..row]);
             if inner == 1 {
