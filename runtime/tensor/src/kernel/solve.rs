@@ -1,5 +1,6 @@
 //! Small systems of equations.
 
+use super::vectorised_widely;
 use crate::context::Stop;
 use crate::op::linalg::SolveError;
 
@@ -19,19 +20,42 @@ pub(crate) fn solve(a: &[f64], b: &[f64], n: usize, k: usize) -> Result<Vec<f64>
             (0..n).for_each(|j| a.swap(pivot * n + j, column * n + j));
             (0..k).for_each(|j| x.swap(pivot * k + j, column * k + j));
         }
-        for row in column + 1..n {
-            stop.check();
-            let factor = a[row * n + column] / a[column * n + column];
-            (column..n).for_each(|j| a[row * n + j] -= factor * a[column * n + j]);
-            (0..k).for_each(|j| x[row * k + j] -= factor * x[column * k + j]);
-        }
+        vectorised_widely(
+            #[inline(always)]
+            || {
+                let (top, below) = a.split_at_mut((column + 1) * n);
+                let (x_top, x_below) = x.split_at_mut((column + 1) * k);
+                let (top, x_top) = (&top[column * n + column..], &x_top[column * k..]);
+                for (number, row) in below.chunks_exact_mut(n).enumerate() {
+                    stop.check();
+                    let row = &mut row[column..];
+                    let factor = row[0] / top[0];
+                    subtract(row, factor, top);
+                    subtract(&mut x_below[number * k..][..k], factor, x_top);
+                }
+            },
+        );
     }
+    let mut known = vec![0.0; k];
     for row in (0..n).rev() {
-        for j in 0..k {
-            stop.check();
-            let known: f64 = (row + 1..n).map(|column| a[row * n + column] * x[column * k + j]).sum();
-            x[row * k + j] = (x[row * k + j] - known) / a[row * n + row];
-        }
+        vectorised_widely(
+            #[inline(always)]
+            || {
+                known.fill(0.0);
+                let (x_row, below) = x[row * k..].split_at_mut(k);
+                for (number, factor) in a[row * n + row + 1..][..n - row - 1].iter().enumerate() {
+                    stop.check();
+                    known.iter_mut().zip(&below[number * k..]).for_each(|(known, x)| *known += factor * x);
+                }
+                x_row.iter_mut().zip(&known).for_each(|(x, known)| *x = (*x - known) / a[row * n + row]);
+            },
+        );
     }
     Ok(x)
+}
+
+/// `row -= factor * top`.
+#[inline(always)]
+fn subtract(row: &mut [f64], factor: f64, top: &[f64]) {
+    row.iter_mut().zip(top).for_each(|(value, top)| *value -= factor * top);
 }
