@@ -27,6 +27,7 @@ use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{Element, Shape};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
+use real::MAGIC64;
 pub(crate) use real::{Real, vectorised, vectorised_widely};
 pub(crate) use solve::solve;
 
@@ -156,17 +157,16 @@ where
 
 /// Without their fractions. Numbers out of range become the nearest that is in range, and what is none becomes 0.
 fn to_int64<R: Real>(values: &[R]) -> Vec<i64> {
-    /// The sum with a smaller number has the units of both in its last place.
-    const MAGIC: f64 = 6_755_399_441_055_744.0;
-    const SMALLER: f64 = (1_u64 << 51) as f64;
+    /// What has its units in the last place of a sum with [`MAGIC64`] is smaller.
+    const END: f64 = (1_u64 << 51) as f64;
     fill::map_parts(
         values,
         #[inline(always)]
         |values, out| {
             // Vector units convert to 64 bits by an addition, or one number after the other.
-            if values.iter().fold(true, |all, value| all & (value.to_f64().abs() < SMALLER)) {
+            if values.iter().fold(true, |all, value| all & (value.to_f64().abs() < END)) {
                 for (out, value) in out.iter_mut().zip(values) {
-                    *out = (value.to_f64().trunc() + MAGIC).to_bits().wrapping_sub(MAGIC.to_bits()) as i64;
+                    *out = (value.to_f64().trunc() + MAGIC64).to_bits().wrapping_sub(MAGIC64.to_bits()) as i64;
                 }
             } else {
                 for (out, value) in out.iter_mut().zip(values) {

@@ -165,6 +165,9 @@ struct Constants<R> {
     lift: (R, R),
 }
 
+/// The `magic` of double precision: the sum with a number below 2^51 has its units in the last place.
+pub(super) const MAGIC64: f64 = 6_755_399_441_055_744.0;
+
 const CONSTANTS32: Constants<f32> = Constants {
     magic: 12_582_912.0,
     ends: [-104.0, 89.0],
@@ -174,7 +177,7 @@ const CONSTANTS32: Constants<f32> = Constants {
     lift: (33_554_432.0, 25.0),
 };
 const CONSTANTS64: Constants<f64> = Constants {
-    magic: 6_755_399_441_055_744.0,
+    magic: MAGIC64,
     ends: [-746.0, 710.0],
     lowest: -708.0,
     ln2: [0.693_147_180_369_123_8, 1.908_214_929_270_587_7e-10],
