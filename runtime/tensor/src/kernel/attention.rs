@@ -9,20 +9,20 @@ use std::ops::Range;
 use burn_dispatch::DispatchTensor;
 
 use super::fill::in_uneven_parts;
-use super::product::{copy_few, is_single, sums};
+use super::product::{HEIGHT, copy_few, is_single, rows_of_tile, sums};
 use super::segment::Groups;
 use super::square::{SQUARE, registers, transposed};
-use super::{Real, for_float, softmax};
+use super::{Real, Vectors, for_float, softmax};
 use crate::Tensor;
 use crate::context::Stop;
 use crate::memory::Reservation;
 use crate::tensor::from_host;
 
 /// The most rows that are worked on together, which share what is read.
-const ROWS: usize = 4;
+const ROWS: usize = HEIGHT;
 /// The numbers in each of these rows that are worked on together.
 const WIDE: usize = 16;
-/// The same in double precision, and where there are few.
+/// The same of narrow vectors in double precision, and where there are few.
 const NARROW: usize = 8;
 
 /// Which rows attend to one another.
@@ -84,12 +84,17 @@ impl Neighbourhoods {
     }
 
     /// A matrix of weights, each segment's part filled on its own.
-    fn weights<R: Real>(&self, work: usize, fill: impl Fn(usize, &mut [R]) + Send + Sync) -> Vec<R> {
+    fn weights<R: Real>(&self, work: usize, fill: impl Fn(Vectors, usize, &mut [R]) + Send + Sync) -> Vec<R> {
         in_uneven_parts((0..self.segments()).map(|segment| self.range(segment).len()), work, fill)
     }
 
     /// Rows of `width` numbers, each segment's filled on their own, in the order of its places.
-    fn by_rows<R: Real>(&self, width: usize, work: usize, fill: impl Fn(usize, &mut [R]) + Send + Sync) -> Vec<R> {
+    fn by_rows<R: Real>(
+        &self,
+        width: usize,
+        work: usize,
+        fill: impl Fn(Vectors, usize, &mut [R]) + Send + Sync,
+    ) -> Vec<R> {
         let sizes = (0..self.segments()).map(|segment| self.size(segment) * width);
         self.groups.scattered(in_uneven_parts(sizes, work, fill), width)
     }
@@ -102,10 +107,10 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
     let (width, stop) = (features / neighbourhoods.heads, Stop::current());
     for_float!(dtype, R => {
         let work = neighbourhoods.entries().saturating_mul(width);
-        let values = neighbourhoods.weights::<R>(work, #[inline(always)] |segment, part| {
+        let values = neighbourhoods.weights::<R>(work, #[inline(always)] |vectors, segment, part| {
             let left = neighbourhoods.lines(segment, left_host.values::<R>(), features);
             let right = neighbourhoods.lines(segment, right_host.values::<R>(), features);
-            if left.len() > NARROW && is_single::<R>() {
+            if left.len() > NARROW && has_room::<R>(vectors) {
                 scores_of_segment::<R, WIDE>(&left, &right, width, part, &stop);
             } else {
                 scores_of_segment::<R, NARROW>(&left, &right, width, part, &stop);
@@ -113,6 +118,12 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
         });
         from_host(values, &[neighbourhoods.entries()], dtype)
     })
+}
+
+/// Whether tiles of [`WIDE`] numbers in each row stay in the registers.
+#[inline(always)]
+fn has_room<R>(vectors: Vectors) -> bool {
+    is_single::<R>() || vectors == Vectors::Wide
 }
 
 /// For each head the products of its columns in all rows of `left` with those in all rows of `right`, `WIDTH` of which are worked on together.
@@ -138,6 +149,8 @@ fn scores_of_segment<R: Real, const WIDTH: usize>(
                     1 => store(products::<R, 1, WIDTH>(left, columns, panel), out, count, size),
                     2 => store(products::<R, 2, WIDTH>(left, columns, panel), out, count, size),
                     3 => store(products::<R, 3, WIDTH>(left, columns, panel), out, count, size),
+                    4 => store(products::<R, 4, WIDTH>(left, columns, panel), out, count, size),
+                    5 => store(products::<R, 5, WIDTH>(left, columns, panel), out, count, size),
                     _ => store(products::<R, ROWS, WIDTH>(left, columns, panel), out, count, size),
                 }
             }
@@ -224,10 +237,10 @@ pub(crate) fn mix(
     for_float!(rows.dtype(), R => {
         let all_weights = weights_host.values::<R>();
         let work = neighbourhoods.entries().saturating_mul(width);
-        let results = neighbourhoods.by_rows::<R>(features, work, #[inline(always)] |segment, part| {
+        let results = neighbourhoods.by_rows::<R>(features, work, #[inline(always)] |vectors, segment, part| {
             let rows = neighbourhoods.lines(segment, rows_host.values::<R>(), features);
             let weights = &all_weights[neighbourhoods.range(segment)];
-            if width.is_multiple_of(WIDE) && is_single::<R>() {
+            if width.is_multiple_of(WIDE) && has_room::<R>(vectors) {
                 mix_of_segment::<R, WIDE>(weights, &rows, width, transposed, part, &stop);
             } else {
                 mix_of_segment::<R, NARROW>(weights, &rows, width, transposed, part, &stop);
@@ -267,10 +280,14 @@ fn mix_of_segment<R: Real, const WIDTH: usize>(
                     (1, false) => store(along::<R, 1, WIDTH>(weights, first, panel), out, count, features),
                     (2, false) => store(along::<R, 2, WIDTH>(weights, first, panel), out, count, features),
                     (3, false) => store(along::<R, 3, WIDTH>(weights, first, panel), out, count, features),
+                    (4, false) => store(along::<R, 4, WIDTH>(weights, first, panel), out, count, features),
+                    (5, false) => store(along::<R, 5, WIDTH>(weights, first, panel), out, count, features),
                     (_, false) => store(along::<R, ROWS, WIDTH>(weights, first, panel), out, count, features),
                     (1, true) => store(across::<R, 1, WIDTH>(weights, first, panel), out, count, features),
                     (2, true) => store(across::<R, 2, WIDTH>(weights, first, panel), out, count, features),
                     (3, true) => store(across::<R, 3, WIDTH>(weights, first, panel), out, count, features),
+                    (4, true) => store(across::<R, 4, WIDTH>(weights, first, panel), out, count, features),
+                    (5, true) => store(across::<R, 5, WIDTH>(weights, first, panel), out, count, features),
                     (_, true) => store(across::<R, ROWS, WIDTH>(weights, first, panel), out, count, features),
                 }
             }
@@ -327,13 +344,16 @@ fn store<R: Real, const HEIGHT: usize, const WIDTH: usize>(
     stride: usize,
 ) {
     let count = count.min(WIDTH);
-    for (row, values) in tile.iter().enumerate() {
+    rows_of_tile!(tile, |row, values| {
         let out = &mut out[row * stride..];
         match out.first_chunk_mut() {
             Some(out) if count == WIDTH => *out = *values,
-            _ => copy_few(&values[..count], &mut out[..count]),
+            _ => {
+                let values = *values;
+                copy_few(&values[..count], &mut out[..count]);
+            }
         }
-    }
+    });
 }
 
 /// `out[h, i, j] = values[j]`.
@@ -341,7 +361,7 @@ pub(crate) fn columns(values: &Tensor, neighbourhoods: &Neighbourhoods) -> Dispa
     let host = values.host();
     for_float!(values.dtype(), R => {
         let values_of_rows = host.values::<R>();
-        let weights = neighbourhoods.weights::<R>(0, #[inline(always)] |segment, part| {
+        let weights = neighbourhoods.weights::<R>(0, #[inline(always)] |_, segment, part| {
             let row: Vec<R> = neighbourhoods.rows(segment).map(|row| values_of_rows[row]).collect();
             for out in part.chunks_exact_mut(row.len().max(1)) {
                 if row.len() < WIDE { copy_few(&row, out) } else { out.copy_from_slice(&row) }
@@ -356,7 +376,7 @@ pub(crate) fn column_sums(weights: &Tensor, neighbourhoods: &Neighbourhoods) -> 
     let host = weights.host();
     for_float!(weights.dtype(), R => {
         let weights_values = host.values::<R>();
-        let sums = neighbourhoods.by_rows::<R>(1, 0, #[inline(always)] |segment, part| {
+        let sums = neighbourhoods.by_rows::<R>(1, 0, #[inline(always)] |_, segment, part| {
             for row in weights_values[neighbourhoods.range(segment)].chunks_exact(part.len().max(1)) {
                 part.iter_mut().zip(row).for_each(|(sum, weight)| *sum += *weight);
             }
@@ -374,7 +394,7 @@ fn for_each_row<R: Real, const N: usize>(
     neighbourhoods.weights::<R>(
         neighbourhoods.entries(),
         #[inline(always)]
-        |segment, part| {
+        |_, segment, part| {
             let size = neighbourhoods.size(segment);
             let range = neighbourhoods.range(segment);
             for (k, out) in part.chunks_exact_mut(size.max(1)).enumerate() {
@@ -400,7 +420,7 @@ pub(crate) fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, neighbourhoods
     let (scores_host, bias_host, stop) = (scores.host(), bias.host(), Stop::current());
     for_float!(scores.dtype(), R => {
         let (all_scores, bias, scale) = (scores_host.values::<R>(), bias_host.values::<R>(), R::from_f64(scale));
-        let values = neighbourhoods.weights::<R>(neighbourhoods.entries(), #[inline(always)] |segment, part| {
+        let values = neighbourhoods.weights::<R>(neighbourhoods.entries(), #[inline(always)] |_, segment, part| {
             let bias: Vec<R> = neighbourhoods.rows(segment).map(|row| bias[row]).collect();
             let scores = &all_scores[neighbourhoods.range(segment)];
             let size = bias.len().max(1);
@@ -476,7 +496,7 @@ mod tests {
             for is_wide in [true, false] {
                 vectorised(
                     #[inline(always)]
-                    || match is_wide {
+                    |_| match is_wide {
                         true => scores_of_segment::<R, WIDE>(&left_lines, &right_lines, width, &mut found, &stop),
                         false => scores_of_segment::<R, NARROW>(&left_lines, &right_lines, width, &mut found, &stop),
                     },
@@ -493,7 +513,7 @@ mod tests {
                 for is_wide in [width.is_multiple_of(WIDE), false] {
                     vectorised(
                         #[inline(always)]
-                        || match is_wide {
+                        |_| match is_wide {
                             true => {
                                 mix_of_segment::<R, WIDE>(&weights, &left_lines, width, transposed, &mut found, &stop)
                             }

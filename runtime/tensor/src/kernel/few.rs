@@ -6,7 +6,8 @@
 use std::array;
 
 use super::fill::in_uneven_parts;
-use super::{MULTIPLICATIONS, Real};
+use super::product::is_single;
+use super::{MULTIPLICATIONS, Real, Vectors};
 
 /// With more rows than these the library is as fast, because bringing weights into order pays.
 const MOST_ROWS_OF_DOTS: usize = 40;
@@ -19,6 +20,8 @@ const LEAST: usize = 32;
 const DEPTH: usize = 8;
 /// The most rows of a tile over a strip of weights.
 const HEIGHT: usize = 6;
+/// The columns of the widest strip.
+const WIDTH: usize = 32;
 /// Addresses that lie so many bytes apart share a place in the nearest cache.
 const ALIKE: usize = 4096;
 
@@ -27,13 +30,8 @@ pub(super) fn is_for<R>([rows, inner, columns]: [usize; 3], is_transposed: bool)
     if is_transposed {
         return rows <= MOST_ROWS_OF_DOTS && inner >= LEAST;
     }
-    let is_even = inner.is_multiple_of(DEPTH) && columns.is_multiple_of(width::<R>());
+    let is_even = inner.is_multiple_of(DEPTH) && columns.is_multiple_of(WIDTH);
     rows <= MOST_ROWS_OF_STRIPS && is_even && (columns * size_of::<R>()).is_multiple_of(ALIKE)
-}
-
-/// The columns of a strip: two registers of them.
-fn width<R>() -> usize {
-    64 / size_of::<R>()
 }
 
 /// `left right + bias`, in blocks of `block` columns that threads share. `right` has the rows of the operand in memory: `[columns, inner]` if it is transposed. The sizes
@@ -50,14 +48,25 @@ pub(super) fn product<R: Real>(
         blocks().map(|columns| rows * columns.len()),
         rows * inner * columns / MULTIPLICATIONS,
         #[inline(always)]
-        |number, out: &mut [R]| {
+        |vectors, number, out: &mut [R]| {
             let start = number * block;
             let count = out.len() / rows;
-            match (is_transposed, size_of::<R>() == size_of::<f32>()) {
-                (true, true) => dots::<R, 8>(left, &right[start * inner..][..count * inner], inner, out),
-                (true, false) => dots::<R, 4>(left, &right[start * inner..][..count * inner], inner, out),
-                (false, true) => strips::<R, 16>(left, &right[start..], [inner, columns], out),
-                (false, false) => strips::<R, 8>(left, &right[start..], [inner, columns], out),
+            if is_transposed {
+                let right = &right[start * inner..][..count * inner];
+                match is_single::<R>() {
+                    true => dots::<R, 8>(left, right, inner, out),
+                    false => dots::<R, 4>(left, right, inner, out),
+                }
+            } else {
+                // Two registers of each row of weights.
+                let right = &right[start..];
+                match (vectors, is_single::<R>()) {
+                    (Vectors::Wide, true) => strips::<R, 32>(left, right, [inner, columns], out),
+                    (Vectors::Wide, false) | (Vectors::Narrow, true) => {
+                        strips::<R, 16>(left, right, [inner, columns], out);
+                    }
+                    (Vectors::Narrow, false) => strips::<R, 8>(left, right, [inner, columns], out),
+                }
             }
         },
     );
@@ -78,7 +87,8 @@ pub(super) fn product<R: Real>(
     out
 }
 
-/// The product of each row of `left` with each row of `right`, both of which are read from front to back.
+/// The product of each row of `left` with each row of `right`, both of which are read from front to back. There are as many lanes whatever vectors a processor has: they decide in which order is
+/// added, and so the bits.
 #[inline(always)]
 fn dots<R: Real, const LANES: usize>(left: &[R], right: &[R], inner: usize, out: &mut [R]) {
     let (rows, columns) = (left.len() / inner, right.len() / inner);

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use rayon::prelude::*;
 
-use super::{helpers, vectorised, vectorised_widely};
+use super::{Vectors, helpers, vectorised, vectorised_widely};
 use crate::context::Stop;
 
 /// The least elements that one task fills: enough to make handing it out cheap, few enough to stay in the nearest cache.
@@ -27,11 +27,11 @@ pub(crate) fn in_parts<T: Fill>(count: usize, width: usize, fill: impl Fn(usize,
     )
 }
 
-/// Parts of these sizes one after another, each filled as by [`in_parts`]. `work` is that of so many elements.
+/// Parts of these sizes one after another, filled as by [`in_parts`], but by code compiled for the vectors that `fill` is told: those that tiles are made of. `work` is that of so many elements.
 pub(crate) fn in_uneven_parts<T: Fill>(
     sizes: impl Iterator<Item = usize> + Clone,
     work: usize,
-    fill: impl Fn(usize, &mut [T]) + Send + Sync,
+    fill: impl Fn(Vectors, usize, &mut [T]) + Send + Sync,
 ) -> Vec<T> {
     let count = sizes.clone().sum();
     let mut values: Vec<T> = Vec::with_capacity(count);
@@ -48,7 +48,7 @@ pub(crate) fn in_uneven_parts<T: Fill>(
         stop.check();
         vectorised(
             #[inline(always)]
-            || fill(k, zeroed(part)),
+            |vectors| fill(vectors, k, zeroed(part)),
         )
     };
     if parts.len() > 1 && helpers::are_worth(work) {
@@ -364,7 +364,7 @@ mod tests {
         for count in [0, 1, 7, TASK - 1, TASK, TASK + 1, helpers::SHARED + 13] {
             let a: Vec<f64> = (0..count).map(|k| k as f64).collect();
             let uneven =
-                in_uneven_parts((0..count).map(|k| k % 3).take(count / 2), count, |k, part| part.fill(k as f64));
+                in_uneven_parts((0..count).map(|k| k % 3).take(count / 2), count, |_, k, part| part.fill(k as f64));
             let expected: Vec<f64> = (0..count / 2).flat_map(|k| vec![k as f64; k % 3]).collect();
             assert_eq!(uneven, expected);
             assert_eq!(map(&a, |a| a + 1.0), (1..=count).map(|k| k as f64).collect::<Vec<_>>());

@@ -145,7 +145,7 @@ pub(crate) fn partial(a: &Tensor, b: &Tensor, roles: [usize; 2], terms: &[Term],
         let products: Vec<Product<R>> = products.collect();
         let sizes = (0..shape[0]).step_by(BLOCK).map(|start| BLOCK.min(shape[0] - start) * width);
         let work = shape[0] * products.len() / MULTIPLICATIONS;
-        let values = in_uneven_parts(sizes, work, #[inline(always)] |k, out: &mut [R]| {
+        let values = in_uneven_parts(sizes, work, #[inline(always)] |_, k, out: &mut [R]| {
             let mut sums = vec![[R::default(); LANES]; width];
             for (start, rows) in (k * BLOCK..).step_by(LANES).zip(out.chunks_mut(LANES * width)) {
                 let range = start..start + rows.len() / width;

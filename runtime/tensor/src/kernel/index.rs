@@ -154,7 +154,7 @@ fn added<R: Real>(
     let run = |(k, range, out): (usize, Range<usize>, &mut [R])| {
         vectorised(
             #[inline(always)]
-            || add(k, range, out, &stop),
+            |_| add(k, range, out, &stop),
         )
     };
     if threads == 1 {

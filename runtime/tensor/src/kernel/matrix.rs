@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::fill::in_parts;
 use super::product::{Matrix, Packed, product as small_product};
-use super::{MULTIPLICATIONS, Real, few, for_float, helpers};
+use super::{MULTIPLICATIONS, Real, few, for_float, helpers, vectorised};
 use crate::Tensor;
 use crate::context::Stop;
 use crate::tensor::from_host;
@@ -19,8 +19,8 @@ const IN_BLOCKS: usize = 1 << 23;
 const LEAST: usize = 1 << 17;
 /// The most blocks. The left operand is brought into order once for each.
 const BLOCKS: usize = 16;
-/// The columns that the library computes together, or a multiple of them.
-const COLUMNS: usize = 16;
+/// Blocks have a multiple of these columns: two of the widest registers, of which each row of the library's tile then has as many as hide how long a sum takes.
+const COLUMNS: usize = 32;
 /// The most multiplications of one call of the library, which cannot be stopped: some hundredths of a second. Larger products are cut.
 const LARGEST: usize = 1 << 31;
 /// Up to this many multiplications a product of a batch is left to our own kernel, which begins at once.
@@ -91,7 +91,9 @@ pub(crate) fn batched(left: &Tensor, right: &Tensor, shape: &[usize]) -> Dispatc
             let left = matrix(left, left_values, shape, number);
             let right = matrix(right, right_values, shape, number);
             if count * left.size[1] <= SMALL {
-                small_product(left.rows(), right.rows(), &mut Packed::default(), out, &stop);
+                vectorised(#[inline(always)] |vectors| {
+                    small_product(vectors, left.rows(), right.rows(), &mut Packed::default(), out, &stop);
+                });
             } else {
                 out.copy_from_slice(&multiply(left, right, None));
             }
@@ -233,7 +235,7 @@ mod tests {
     fn small_products_are_shared_out_where_it_pays() {
         assert_eq!(block(9 * 128 * 64, 64), 64);
         assert_eq!(block(81 * 128 * 384, 384), 32);
-        assert_eq!(block(IN_BLOCKS, 17), 16);
+        assert_eq!(block(IN_BLOCKS, 40), 32);
         assert_eq!(block(IN_BLOCKS, 3), 3);
     }
 

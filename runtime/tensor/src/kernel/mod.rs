@@ -28,7 +28,7 @@ use burn_backend::{Element, Shape};
 use burn_dispatch::{Dispatch, DispatchTensor};
 
 use real::MAGIC64;
-pub(crate) use real::{Real, vectorised, vectorised_widely};
+pub(crate) use real::{Real, Vectors, vectorised, vectorised_widely};
 pub(crate) use solve::solve;
 
 use crate::op::optimizer::AdamOptions;

@@ -6,24 +6,25 @@
 
 use std::ops::Range;
 
-use super::Real;
 use super::square::{SQUARE, registers, transposed};
+use super::{Real, Vectors};
 use crate::context::Stop;
 
-/// The rows of a tile.
-const HEIGHT: usize = 4;
-/// The columns of a tile in single precision, in which it takes 8 vector registers of 16. In double precision it would take all of them, and compilers keep it in memory.
+/// The rows of a tile. It is two registers wide, and twelve sums at a time hide how long each takes; with more of them compilers keep the tile in memory.
+pub(super) const HEIGHT: usize = 6;
+/// The columns of a tile in single precision, of which wide vectors hold [`WIDEST`]; in double precision half as many of each.
 const WIDE: usize = 16;
-/// The columns of a tile in double precision, and where no more than these are left.
+const WIDEST: usize = 2 * WIDE;
+/// The columns of a tile of narrow vectors in double precision, and where no more than these are left.
 const NARROW: usize = 8;
 
 /// With no more rows of the left operand than these, rows of the right one are read where they lie: to pack them would take as long as to multiply.
-const FEW: usize = 2 * HEIGHT;
+const FEW: usize = 8;
 
 /// The part of the inner axis that is summed at a time: a packed block of the right operand then stays in the nearest cache.
 const DEPTH: usize = 256;
 
-/// Whether numbers are so small that four rows of 16 of them leave registers free. Compilers keep larger tiles in memory.
+/// Whether a vector has twice as many of these numbers as of those of double precision.
 pub(super) const fn is_single<R>() -> bool {
     size_of::<R>() == size_of::<f32>()
 }
@@ -62,17 +63,35 @@ impl<'a, R: Real> Matrix<'a, R> {
     }
 }
 
+/// `$body` for each row of a tile, of which there are [`HEIGHT`] at most. Rows are named one by one: a tile that a loop goes through is kept in memory from the beginning, as is one whose address is
+/// taken, so that what needs a slice of a row should make it of a copy.
+macro_rules! rows_of_tile {
+    ($tile:expr, |$number:ident, $row:ident| $body:block) => {
+        const { assert!($crate::kernel::product::HEIGHT == 6, "all rows are named below") };
+        rows_of_tile!($tile, |$number, $row| $body, 0 1 2 3 4 5)
+    };
+    ($tile:expr, |$number:ident, $row:ident| $body:block, $($place:literal)*) => {$(
+        if let Some($row) = $tile.get($place) {
+            let $number: usize = $place;
+            $body
+        }
+    )*};
+}
+pub(super) use rows_of_tile;
+
 /// Room for what is packed, to be used again: products of a few hundred multiplications take less time than memory for it.
 #[derive(Default)]
 pub(crate) struct Packed<R> {
+    widest: Vec<[R; WIDEST]>,
     wide: Vec<[R; WIDE]>,
     narrow: Vec<[R; NARROW]>,
     factors: Vec<[R; HEIGHT]>,
 }
 
-/// `out = left right`, row-major, on this thread. It is part of the caller's code, which must be [`vectorised`].
+/// `out = left right`, row-major, on this thread. It is part of the caller's code, which must be [`vectorised`](super::vectorised) for these vectors.
 #[inline(always)]
 pub(crate) fn product<R: Real>(
+    vectors: Vectors,
     left: Matrix<'_, R>,
     right: Matrix<'_, R>,
     packed: &mut Packed<R>,
@@ -84,7 +103,8 @@ pub(crate) fn product<R: Real>(
         out.fill(R::default());
         return;
     }
-    let Packed { wide, narrow, factors } = packed;
+    let Packed { widest, wide, narrow, factors } = packed;
+    let (is_wide, is_single) = (vectors == Vectors::Wide, is_single::<R>());
     for start in (0..right.rows).step_by(DEPTH) {
         let inner = start..(start + DEPTH).min(right.rows);
         if left.column_stride != 1 {
@@ -93,7 +113,11 @@ pub(crate) fn product<R: Real>(
         let mut column = 0;
         while column < right.columns {
             stop.check();
-            if right.columns - column > NARROW && is_single::<R>() {
+            let rest = right.columns - column;
+            if rest > WIDE && is_single && is_wide {
+                add_panel::<R, WIDEST>(left, right, inner.clone(), column, factors, widest, out);
+                column += WIDEST;
+            } else if rest > NARROW && (is_single || is_wide) {
                 add_panel::<R, WIDE>(left, right, inner.clone(), column, factors, wide, out);
                 column += WIDE;
             } else {
@@ -104,7 +128,7 @@ pub(crate) fn product<R: Real>(
     }
 }
 
-/// Copies fewer than 16 elements, in pieces of fixed size: a call of the library's routine would take longer.
+/// Copies fewer than 32 elements, in pieces of fixed size: a call of the library's routine would take longer.
 #[inline(always)]
 pub(super) fn copy_few<R: Copy>(from: &[R], to: &mut [R]) {
     let mut start = 0;
@@ -116,8 +140,8 @@ pub(super) fn copy_few<R: Copy>(from: &[R], to: &mut [R]) {
             }
         )*};
     }
-    piece!(8 4 2 1);
-    debug_assert!(start == from.len() && start == to.len(), "fewer than 16 elements are copied");
+    piece!(16 8 4 2 1);
+    debug_assert!(start == from.len() && start == to.len(), "fewer than 32 elements are copied");
 }
 
 /// Brings the factors of each tile of a transposed left operand together: its columns lie as far apart as the rows of the whole are long.
@@ -239,6 +263,8 @@ impl<R: Real> Tiles<'_, R> {
                 1 => self.add_tile::<1, WIDTH>(row, panel.clone(), out),
                 2 => self.add_tile::<2, WIDTH>(row, panel.clone(), out),
                 3 => self.add_tile::<3, WIDTH>(row, panel.clone(), out),
+                4 => self.add_tile::<4, WIDTH>(row, panel.clone(), out),
+                5 => self.add_tile::<5, WIDTH>(row, panel.clone(), out),
                 _ => self.add_tile::<HEIGHT, WIDTH>(row, panel.clone(), out),
             }
         }
@@ -271,15 +297,26 @@ impl<R: Real> Tiles<'_, R> {
             );
             sums(panel, factors)
         };
-        for (r, totals) in totals.iter().enumerate() {
+        rows_of_tile!(totals, |r, totals| {
             let values = &mut out[(row + r) * stride..][columns.clone()];
             match values.first_chunk_mut::<WIDTH>() {
                 Some(values) if is_first => *values = *totals,
-                Some(values) => (0..WIDTH).for_each(|c| values[c] += totals[c]),
-                None if is_first => copy_few(&totals[..values.len()], values),
-                None => values.iter_mut().zip(totals).for_each(|(value, total)| *value += *total),
+                Some(values) => (0..WIDTH).for_each(
+                    #[inline(always)]
+                    |c| values[c] += totals[c],
+                ),
+                None => {
+                    let totals = *totals;
+                    if is_first {
+                        copy_few(&totals[..values.len()], values);
+                    } else {
+                        for (value, total) in values.iter_mut().zip(&totals) {
+                            *value += *total;
+                        }
+                    }
+                }
             }
-        }
+        });
     }
 }
 
@@ -321,6 +358,7 @@ mod tests {
             [13, 15, 15],
             [6, 600, 18],
             [11, 1, 20],
+            [12, 9, 70],
         ] {
             let (a, b) = (numbers::<R>(m * k, 1), numbers::<R>(k * n, 2));
             let zero = R::default();
@@ -336,13 +374,16 @@ mod tests {
             let (a_turned, b_turned) = (turned(&a, m, k), turned(&b, k, n));
             for left in [Matrix::new(&a, m, k), Matrix::new(&a_turned, k, m).transposed()] {
                 for right in [Matrix::new(&b, k, n), Matrix::new(&b_turned, n, k).transposed()] {
-                    let mut out = vec![R::from_f64(f64::NAN); m * n];
                     let mut packed = Packed::default();
-                    vectorised(
-                        #[inline(always)]
-                        || product(left, right, &mut packed, &mut out, &Stop::current()),
-                    );
-                    assert_eq!(out, expected, "{m} {k} {n}");
+                    // Tiles of each shape, whatever vectors this processor has.
+                    for vectors in [Vectors::Narrow, Vectors::Wide] {
+                        let mut out = vec![R::from_f64(f64::NAN); m * n];
+                        vectorised(
+                            #[inline(always)]
+                            |_| product(vectors, left, right, &mut packed, &mut out, &Stop::current()),
+                        );
+                        assert_eq!(out, expected, "{m} {k} {n}");
+                    }
                 }
             }
         }

@@ -358,19 +358,60 @@ trait Parts: Sized {
 real!(f32, u32, 23, 127, 10_000.0, CONSTANTS32, [EXP32, LOG32, SIN32, COS32, ERF32, ERFC32]);
 real!(f64, u64, 52, 1023, 100_000.0, CONSTANTS64, [EXP64, LOG64, SIN64, COS64, ERF64, ERFC64]);
 
-/// Runs `body` compiled for vectors of 256 bits at most, which the tiles of sums and products are made for. The closure must be marked `#[inline(always)]`.
+/// The vectors that tiles are made of, in whose registers sums stay. Where it is used it is a constant of the code at hand, so that a choice by it costs nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Vectors {
+    /// 256 bits at most, sixteen registers.
+    Narrow,
+    /// 512 bits, 32 registers.
+    Wide,
+}
+
+/// The vectors of 512 bits, if this processor multiplies more numbers in them than in those of 256.
+#[cfg(target_arch = "x86_64")]
+fn wide_vectors() -> Option<pulp::x86::V4> {
+    use std::arch::x86_64::__cpuid;
+    use std::sync::LazyLock;
+
+    // The one generation that takes them half by half: tiles made for them are no faster there, and fit fewer sizes.
+    static IS_ZEN_4: LazyLock<bool> = LazyLock::new(|| {
+        let (vendor, version) = (__cpuid(0), __cpuid(1).eax);
+        let is_amd = [vendor.ebx, vendor.edx, vendor.ecx] == [*b"Auth", *b"enti", *b"cAMD"].map(u32::from_le_bytes);
+        let family = (version >> 8 & 0xf) + (version >> 20 & 0xff);
+        is_amd && family == 0x19
+    });
+    pulp::x86::V4::try_new().filter(|_| !*IS_ZEN_4)
+}
+
+/// Runs `body` compiled for the vectors in which this processor multiplies the most numbers, and tells it which: tiles are larger where there are more and wider registers. The closure must be
+/// marked `#[inline(always)]`.
 #[inline(always)]
-pub(crate) fn vectorised<T>(body: impl FnOnce() -> T) -> T {
+pub(crate) fn vectorised<T>(body: impl FnOnce(Vectors) -> T) -> T {
     #[cfg(target_arch = "x86_64")]
     {
         use pulp::{Scalar, Simd, x86::V3};
+        if let Some(vectors) = wide_vectors() {
+            return vectors.vectorize(
+                #[inline(always)]
+                || body(Vectors::Wide),
+            );
+        }
         match V3::try_new() {
-            Some(vectors) => vectors.vectorize(body),
-            None => Scalar::new().vectorize(body),
+            Some(vectors) => vectors.vectorize(
+                #[inline(always)]
+                || body(Vectors::Narrow),
+            ),
+            None => Scalar::new().vectorize(
+                #[inline(always)]
+                || body(Vectors::Narrow),
+            ),
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    pulp::Arch::new().dispatch(body)
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || body(Vectors::Narrow),
+    )
 }
 
 /// Runs `body` compiled for the widest vectors of this processor: for functions of one element after the other, whose constants also find room in the registers that come with vectors of 512 bits.

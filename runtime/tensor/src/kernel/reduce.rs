@@ -95,7 +95,7 @@ fn lane_sum<R: Real>(block: &[R]) -> f64 {
     const LANES: usize = 32;
     vectorised(
         #[inline(always)]
-        || {
+        |_| {
             let mut lanes = [0.0_f64; LANES];
             let mut chunks = block.chunks_exact(LANES);
             for chunk in &mut chunks {
@@ -131,7 +131,7 @@ fn sum_columns<R: Real>(values: &[R], [blocks, count, width]: [usize; 3]) -> Vec
         (0..blocks * strips).map(|part| size(part % strips)),
         values.len(),
         #[inline(always)]
-        |part, out| {
+        |_, part, out| {
             let (block, first) = (part / strips, part % strips * COLUMNS);
             let rows = values[block * count * width..][..count * width].chunks_exact(width);
             let totals = match out.len() {

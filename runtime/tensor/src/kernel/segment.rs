@@ -9,13 +9,13 @@ use burn_dispatch::DispatchTensor;
 
 use super::fill::{in_parts, in_uneven_parts};
 use super::product::{Matrix, Packed, product};
-use super::{MULTIPLICATIONS, Real, for_float};
+use super::{MULTIPLICATIONS, Real, Vectors, for_float};
 use crate::Tensor;
 use crate::context::Stop;
 use crate::tensor::from_host;
 
-/// The rows of the result in a strip of a segment. Each strip of a transposed block packs that block anew, so strips are not small.
-pub(crate) const STRIP: usize = 32;
+/// The rows of the result in a strip of a segment: whole tiles. Each strip of a transposed block packs that block anew, so strips are not small.
+pub(crate) const STRIP: usize = 36;
 
 /// So many multiplications make a task.
 const TASK: usize = 1 << 15;
@@ -98,14 +98,14 @@ struct Strip {
     rows: usize,
 }
 
-/// `work(strip, packed, out)` for each strip of the result, `out` being its place there; segment `s` has `rows(s)` rows of `width` elements, each of which takes
+/// `work(vectors, strip, packed, out)` for each strip of the result, `out` being its place there; segment `s` has `rows(s)` rows of `width` elements, each of which takes
 /// so many multiplications. Strips that are short make a task together. `work` must be marked `#[inline(always)]`.
 fn in_strips<R: Real>(
     count: usize,
     width: usize,
     multiplications: impl Fn(&Strip) -> usize,
     rows: impl Fn(usize) -> usize,
-    work: impl Fn(&Strip, &mut Packed<R>, &mut [R]) + Send + Sync,
+    work: impl Fn(Vectors, &Strip, &mut Packed<R>, &mut [R]) + Send + Sync,
 ) -> Vec<R> {
     let mut strips = Vec::with_capacity((0..count).map(|segment| rows(segment).div_ceil(STRIP)).sum());
     for segment in 0..count {
@@ -128,11 +128,11 @@ fn in_strips<R: Real>(
         sizes,
         whole / MULTIPLICATIONS,
         #[inline(always)]
-        |k, mut out| {
+        |vectors, k, mut out| {
             let mut packed = Packed::default();
             for strip in &strips[tasks[k].clone()] {
                 let (own, rest) = out.split_at_mut(strip.rows * width);
-                work(strip, &mut packed, own);
+                work(vectors, strip, &mut packed, own);
                 out = rest;
             }
         },
@@ -151,11 +151,11 @@ pub(crate) fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, shape:
         let left = groups.grouped::<R>(left_host.values(), m);
         let right = groups.grouped::<R>(right_host.values(), n);
         let multiplications = |strip: &Strip| groups.rows(strip.segment).len() * strip.rows * n;
-        let blocks = in_strips(count, n, multiplications, |_| m, #[inline(always)] |strip, packed, out| {
+        let blocks = in_strips(count, n, multiplications, |_| m, #[inline(always)] |vectors, strip, packed, out| {
             let rows = groups.rows(strip.segment);
             let left = Matrix::new(&left[rows.start * m..rows.end * m], rows.len(), m);
             let right = Matrix::new(&right[rows.start * n..rows.end * n], rows.len(), n);
-            product(left.transposed().strip(strip.start, strip.rows), right, packed, out, &stop);
+            product(vectors, left.transposed().strip(strip.start, strip.rows), right, packed, out, &stop);
         });
         from_host(blocks, shape, dtype)
     })
@@ -182,12 +182,12 @@ pub(crate) fn contract(
         let blocks = blocks_host.values::<R>();
         let rows_of = |segment| groups.rows(segment).len();
         let multiplications = |strip: &Strip| strip.rows * m * n;
-        let results = in_strips(count, width_out, multiplications, rows_of, #[inline(always)] |strip, packed, out| {
+        let results = in_strips(count, width_out, multiplications, rows_of, #[inline(always)] |vectors, strip, packed, out| {
             let first = groups.rows(strip.segment).start + strip.start;
             let values = &values[first * width_in..(first + strip.rows) * width_in];
             let block = Matrix::new(&blocks[strip.segment * m * n..(strip.segment + 1) * m * n], m, n);
             let block = if transposed { block.transposed() } else { block };
-            product(Matrix::new(values, strip.rows, width_in), block, packed, out, &stop);
+            product(vectors, Matrix::new(values, strip.rows, width_in), block, packed, out, &stop);
         });
         from_host(groups.scattered(results, width_out), shape, rows.dtype())
     })

@@ -92,7 +92,7 @@ mod tests {
             std::array::from_fn(|row| std::array::from_fn(|column| (row * SQUARE + column) as f32));
         let found = vectorised(
             #[inline(always)]
-            || transposed(rows, registers()),
+            |_| transposed(rows, registers()),
         );
         assert!((0..SQUARE * SQUARE).all(|at| found[at % SQUARE][at / SQUARE] == at as f32), "{found:?}");
         let doubles = transposed(rows.map(|row| row.map(f64::from)), registers());
