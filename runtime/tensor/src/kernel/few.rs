@@ -5,6 +5,7 @@
 
 use std::array;
 
+use super::dot::dots;
 use super::fill::in_uneven_parts;
 use super::product::is_single;
 use super::{MULTIPLICATIONS, Real, Vectors};
@@ -12,8 +13,6 @@ use super::{MULTIPLICATIONS, Real, Vectors};
 /// With more rows than these the library is as fast, because bringing weights into order pays.
 const MOST_ROWS_OF_DOTS: usize = 40;
 const MOST_ROWS_OF_STRIPS: usize = 16;
-/// The rows and columns of the result that a tile of sums of products has, each sum in lanes: twelve registers.
-const TILE: [usize; 2] = [3, 4];
 /// The least numbers in a row that are worth being summed in lanes.
 const LEAST: usize = 32;
 /// The rows of weights that are read side by side where their distance is that of [`ALIKE`].
@@ -52,11 +51,7 @@ pub(super) fn product<R: Real>(
             let start = number * block;
             let count = out.len() / rows;
             if is_transposed {
-                let right = &right[start * inner..][..count * inner];
-                match is_single::<R>() {
-                    true => dots::<R, 8>(left, right, inner, out),
-                    false => dots::<R, 4>(left, right, inner, out),
-                }
+                dots(vectors, left, &right[start * inner..][..count * inner], inner, out);
             } else {
                 // Two registers of each row of weights.
                 let right = &right[start..];
@@ -85,104 +80,6 @@ pub(super) fn product<R: Real>(
         }
     }
     out
-}
-
-/// The product of each row of `left` with each row of `right`, both of which are read from front to back. There are as many lanes whatever vectors a processor has: they decide in which order is
-/// added, and so the bits.
-#[inline(always)]
-fn dots<R: Real, const LANES: usize>(left: &[R], right: &[R], inner: usize, out: &mut [R]) {
-    let (rows, columns) = (left.len() / inner, right.len() / inner);
-    for column in (0..columns).step_by(TILE[1]) {
-        let right = &right[column * inner..];
-        let mut row = 0;
-        while row < rows {
-            // One row alone would wait for its sums.
-            let height = if rows - row == TILE[0] + 1 { 2 } else { TILE[0].min(rows - row) };
-            let (left, out) = (&left[row * inner..], &mut out[row * columns + column..]);
-            if columns - column >= TILE[1] {
-                match height {
-                    1 => dot::<R, LANES, 1, { TILE[1] }>(left, right, inner, out, columns),
-                    2 => dot::<R, LANES, 2, { TILE[1] }>(left, right, inner, out, columns),
-                    _ => dot::<R, LANES, { TILE[0] }, { TILE[1] }>(left, right, inner, out, columns),
-                }
-            } else {
-                for column in 0..columns - column {
-                    let (right, out) = (&right[column * inner..], &mut out[column..]);
-                    match height {
-                        1 => dot::<R, LANES, 1, 1>(left, right, inner, out, columns),
-                        2 => dot::<R, LANES, 2, 1>(left, right, inner, out, columns),
-                        _ => dot::<R, LANES, { TILE[0] }, 1>(left, right, inner, out, columns),
-                    }
-                }
-            }
-            row += height;
-        }
-    }
-}
-
-/// The products of the first rows of `left` and of `right`, into rows of `out` that are `stride` apart.
-#[inline(always)]
-fn dot<R: Real, const LANES: usize, const ROWS: usize, const COLUMNS: usize>(
-    left: &[R],
-    right: &[R],
-    inner: usize,
-    out: &mut [R],
-    stride: usize,
-) {
-    let left: [&[R]; ROWS] = array::from_fn(
-        #[inline(always)]
-        |row| &left[row * inner..][..inner],
-    );
-    let right: [&[R]; COLUMNS] = array::from_fn(
-        #[inline(always)]
-        |column| &right[column * inner..][..inner],
-    );
-    let count = inner / LANES;
-    // Slices that are seen to be of one length are read without looking at it. Were there anything in the loop that can panic, the sums would not stay in registers.
-    let left_chunks = left.map(
-        #[inline(always)]
-        |row| &row.as_chunks::<LANES>().0[..count],
-    );
-    let right_chunks = right.map(
-        #[inline(always)]
-        |row| &row.as_chunks::<LANES>().0[..count],
-    );
-    let mut sums = [[[R::default(); LANES]; COLUMNS]; ROWS];
-    for k in 0..count {
-        for column in 0..COLUMNS {
-            let weights = right_chunks[column][k];
-            for row in 0..ROWS {
-                let factors = left_chunks[row][k];
-                for lane in 0..LANES {
-                    sums[row][column][lane] = factors[lane].mul_add(weights[lane], sums[row][column][lane]);
-                }
-            }
-        }
-    }
-    // A call of `map` would not be compiled for the vector unit at hand.
-    let mut totals = [[R::default(); COLUMNS]; ROWS];
-    for row in 0..ROWS {
-        for column in 0..COLUMNS {
-            totals[row][column] = total(sums[row][column]);
-        }
-    }
-    for (row, totals) in totals.iter().enumerate() {
-        for (column, total) in totals.iter().enumerate() {
-            let rest = left[row][count * LANES..].iter().zip(&right[column][count * LANES..]);
-            out[row * stride + column] = rest.fold(*total, |sum, (a, b)| a.mul_add(*b, sum));
-        }
-    }
-}
-
-/// The sum of four or eight lanes.
-#[inline(always)]
-fn total<R: Real, const LANES: usize>(lanes: [R; LANES]) -> R {
-    const { assert!(LANES == 4 || LANES == 8, "lanes are added in pairs") };
-    let four: [R; 4] = array::from_fn(
-        #[inline(always)]
-        |lane| if LANES == 8 { lanes[lane] + lanes[lane + 4] } else { lanes[lane] },
-    );
-    (four[0] + four[2]) + (four[1] + four[3])
 }
 
 /// `left right`, where `right` begins at the first column that is asked for, of `columns` in all. Some rows of weights are read side by side from front to back, and what they give is added

@@ -6,6 +6,7 @@
 pub(crate) mod activation;
 pub(crate) mod attention;
 pub(crate) mod device;
+mod dot;
 pub(crate) mod elementwise;
 mod few;
 pub(crate) mod fill;

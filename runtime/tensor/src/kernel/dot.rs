@@ -1,0 +1,311 @@
+//! Products of rows with rows, both of which are read from front to back.
+//!
+//! Each sum runs in lanes, eight in single precision and four in double, whatever vectors a processor has; what is left over comes last. So the bits are the same everywhere. Compilers
+//! make slow code of some of the tiles, so those of single precision are written in the processor's own instructions.
+
+use std::array;
+
+use super::product::{is_single, rows_of_tile};
+use super::{Real, Vectors};
+
+/// The rows of `right` that go into a tile.
+const COLUMNS: usize = 4;
+/// The most rows of `left` that do: with them sums take twelve registers, which hides how long each addition takes.
+const ROWS: usize = 3;
+/// The same of wide vectors, each of which holds the lanes of two sums.
+#[cfg(target_arch = "x86_64")]
+const ROWS_OF_WIDE: usize = 6;
+/// The lanes of a sum in single precision.
+const LANES: usize = 8;
+
+/// The product of each row of `left` with each row of `right`, of `inner` numbers each. It is part of the caller's code, which must be [`vectorised`](super::vectorised) for these vectors.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "other processors have vectors of one size"))]
+pub(super) fn dots<R: Real>(vectors: Vectors, left: &[R], right: &[R], inner: usize, out: &mut [R]) {
+    #[cfg(target_arch = "x86_64")]
+    if is_single::<R>() {
+        use bytemuck::{cast_slice, cast_slice_mut};
+        use pulp::x86::{V3, V4};
+
+        if vectors == Vectors::Wide
+            && let Some(simd) = V4::try_new()
+        {
+            let out = cast_slice_mut(out);
+            return in_tiles::<f32, _, ROWS_OF_WIDE>(simd, cast_slice(left), cast_slice(right), inner, out);
+        }
+        if let Some(simd) = V3::try_new() {
+            let out = cast_slice_mut(out);
+            return in_tiles::<f32, _, ROWS>(simd, cast_slice(left), cast_slice(right), inner, out);
+        }
+    }
+    in_tiles::<R, _, ROWS>(Plain, left, right, inner, out);
+}
+
+/// How tiles are computed.
+trait Tiles<R>: Copy {
+    /// The products of some rows with four others, as far as these have whole lanes.
+    fn tile<const HEIGHT: usize>(self, left: [&[R]; HEIGHT], right: [&[R]; COLUMNS]) -> [[R; COLUMNS]; HEIGHT];
+}
+
+#[inline(always)]
+fn in_tiles<R: Real, T: Tiles<R>, const MOST: usize>(tiles: T, left: &[R], right: &[R], inner: usize, out: &mut [R]) {
+    let (rows, columns) = (left.len() / inner, right.len() / inner);
+    // Tiles of about the same height: one row alone would wait for its sums.
+    let height = rows.div_ceil(rows.div_ceil(MOST).max(1)).max(1);
+    for column in (0..columns).step_by(COLUMNS) {
+        let count = COLUMNS.min(columns - column);
+        // What would lie beyond the last row of `right` is that row once more, and is not written.
+        let right: [&[R]; COLUMNS] = array::from_fn(
+            #[inline(always)]
+            |k| &right[(column + k.min(count - 1)) * inner..][..inner],
+        );
+        for row in (0..rows).step_by(height) {
+            let (left, out) = (&left[row * inner..], &mut out[row * columns + column..]);
+            match height.min(rows - row) {
+                1 => one::<R, T, 1>(tiles, left, right, out, columns, count),
+                2 => one::<R, T, 2>(tiles, left, right, out, columns, count),
+                3 => one::<R, T, 3>(tiles, left, right, out, columns, count),
+                4 => one::<R, T, 4>(tiles, left, right, out, columns, count),
+                5 => one::<R, T, 5>(tiles, left, right, out, columns, count),
+                _ => one::<R, T, 6>(tiles, left, right, out, columns, count),
+            }
+        }
+    }
+}
+
+/// Computes one tile, and writes the first `count` numbers of each row of it into rows of `out` that are `stride` apart.
+#[inline(always)]
+fn one<R: Real, T: Tiles<R>, const HEIGHT: usize>(
+    tiles: T,
+    left: &[R],
+    right: [&[R]; COLUMNS],
+    out: &mut [R],
+    stride: usize,
+    count: usize,
+) {
+    let inner = right[0].len();
+    let left: [&[R]; HEIGHT] = array::from_fn(
+        #[inline(always)]
+        |row| &left[row * inner..][..inner],
+    );
+    let totals = tiles.tile(left, right);
+    let lanes = if is_single::<R>() { LANES } else { LANES / 2 };
+    rows_of_tile!(totals, |row, totals| {
+        let mut totals = *totals;
+        for k in inner - inner % lanes..inner {
+            for column in 0..COLUMNS {
+                totals[column] = left[row][k].mul_add(right[column][k], totals[column]);
+            }
+        }
+        out[row * stride..][..count].copy_from_slice(&totals[..count]);
+    });
+}
+
+/// In plain loops.
+#[derive(Clone, Copy)]
+struct Plain;
+
+impl<R: Real> Tiles<R> for Plain {
+    #[inline(always)]
+    fn tile<const HEIGHT: usize>(self, left: [&[R]; HEIGHT], right: [&[R]; COLUMNS]) -> [[R; COLUMNS]; HEIGHT] {
+        match is_single::<R>() {
+            true => plain::<R, HEIGHT, LANES>(left, right),
+            false => plain::<R, HEIGHT, { LANES / 2 }>(left, right),
+        }
+    }
+}
+
+#[inline(always)]
+fn plain<R: Real, const HEIGHT: usize, const LANES: usize>(
+    left: [&[R]; HEIGHT],
+    right: [&[R]; COLUMNS],
+) -> [[R; COLUMNS]; HEIGHT] {
+    // Slices that are seen to be of one length are read without looking at it. Were there anything in the loop that can panic, the sums would not stay in registers.
+    let count = right[0].len() / LANES;
+    let left = left.map(
+        #[inline(always)]
+        |row| &row.as_chunks::<LANES>().0[..count],
+    );
+    let right = right.map(
+        #[inline(always)]
+        |row| &row.as_chunks::<LANES>().0[..count],
+    );
+    let mut sums = [[[R::default(); LANES]; COLUMNS]; HEIGHT];
+    for k in 0..count {
+        for column in 0..COLUMNS {
+            let weights = right[column][k];
+            for row in 0..HEIGHT {
+                let factors = left[row][k];
+                for lane in 0..LANES {
+                    sums[row][column][lane] = factors[lane].mul_add(weights[lane], sums[row][column][lane]);
+                }
+            }
+        }
+    }
+    // A call of `map` would not be compiled for the vector unit at hand.
+    let mut totals = [[R::default(); COLUMNS]; HEIGHT];
+    for row in 0..HEIGHT {
+        for column in 0..COLUMNS {
+            totals[row][column] = total(sums[row][column]);
+        }
+    }
+    totals
+}
+
+/// The sum of four or eight lanes.
+#[inline(always)]
+fn total<R: Real, const LANES: usize>(lanes: [R; LANES]) -> R {
+    const { assert!(LANES == 4 || LANES == 8, "lanes are added in pairs") };
+    let four: [R; 4] = array::from_fn(
+        #[inline(always)]
+        |lane| if LANES == 8 { lanes[lane] + lanes[lane + 4] } else { lanes[lane] },
+    );
+    (four[0] + four[2]) + (four[1] + four[3])
+}
+
+/// In the instructions of processors of the x86-64 family. Each adds in the order of [`total`].
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use std::array;
+
+    use bytemuck::cast;
+    use pulp::x86::{V3, V4};
+
+    use super::{COLUMNS, LANES, Tiles};
+
+    // How the four elements of each quarter of a register change places: the halves, and the neighbours.
+    const HALVES: i32 = 0b01_00_11_10;
+    const NEIGHBOURS: i32 = 0b10_11_00_01;
+
+    #[inline(always)]
+    fn chunks<const COUNT: usize>(rows: [&[f32]; COUNT], count: usize) -> [&[[f32; LANES]]; COUNT] {
+        array::from_fn(
+            #[inline(always)]
+            |row| &rows[row].as_chunks().0[..count],
+        )
+    }
+
+    /// A register for each sum.
+    impl Tiles<f32> for V3 {
+        #[inline(always)]
+        fn tile<const HEIGHT: usize>(
+            self,
+            left: [&[f32]; HEIGHT],
+            right: [&[f32]; COLUMNS],
+        ) -> [[f32; COLUMNS]; HEIGHT] {
+            // The first quarters of two registers, or the second ones.
+            const FIRST: i32 = 0x20;
+            const SECOND: i32 = 0x31;
+            let count = right[0].len() / LANES;
+            let (left, right) = (chunks(left, count), chunks(right, count));
+            let (avx, mut sums) = (self.avx, [[self.avx._mm256_setzero_ps(); COLUMNS]; HEIGHT]);
+            for k in 0..count {
+                for row in 0..HEIGHT {
+                    let factors = cast(left[row][k]);
+                    for column in 0..COLUMNS {
+                        sums[row][column] =
+                            self.fma._mm256_fmadd_ps(factors, cast(right[column][k]), sums[row][column]);
+                    }
+                }
+            }
+            let mut totals = [[0.0; COLUMNS]; HEIGHT];
+            for row in 0..HEIGHT {
+                for pair in 0..COLUMNS / 2 {
+                    let [a, b] = [sums[row][2 * pair], sums[row][2 * pair + 1]];
+                    let first = avx._mm256_permute2f128_ps::<FIRST>(a, b);
+                    let fours = avx._mm256_add_ps(first, avx._mm256_permute2f128_ps::<SECOND>(a, b));
+                    let twos = avx._mm256_add_ps(fours, avx._mm256_permute_ps::<HALVES>(fours));
+                    let both: [f32; 8] = cast(avx._mm256_add_ps(twos, avx._mm256_permute_ps::<NEIGHBOURS>(twos)));
+                    [totals[row][2 * pair], totals[row][2 * pair + 1]] = [both[0], both[4]];
+                }
+            }
+            totals
+        }
+    }
+
+    /// A register for two sums.
+    impl Tiles<f32> for V4 {
+        #[inline(always)]
+        fn tile<const HEIGHT: usize>(
+            self,
+            left: [&[f32]; HEIGHT],
+            right: [&[f32]; COLUMNS],
+        ) -> [[f32; COLUMNS]; HEIGHT] {
+            // The first and third quarters of two registers, or the second and fourth ones.
+            const ODD: i32 = 0b10_00_10_00;
+            const EVEN: i32 = 0b11_01_11_01;
+            let count = right[0].len() / LANES;
+            let (left, right) = (chunks(left, count), chunks(right, count));
+            let (avx, wide) = (self.avx512f, self.avx512dq);
+            let zero = avx._mm512_setzero_ps();
+            let mut sums = [[zero; COLUMNS / 2]; HEIGHT];
+            for k in 0..count {
+                let mut weights = [zero; COLUMNS / 2];
+                for pair in 0..COLUMNS / 2 {
+                    let first = avx._mm512_castps256_ps512(cast(right[2 * pair][k]));
+                    weights[pair] = wide._mm512_insertf32x8::<1>(first, cast(right[2 * pair + 1][k]));
+                }
+                for row in 0..HEIGHT {
+                    let factors = wide._mm512_broadcast_f32x8(cast(left[row][k]));
+                    for pair in 0..COLUMNS / 2 {
+                        sums[row][pair] = avx._mm512_fmadd_ps(factors, weights[pair], sums[row][pair]);
+                    }
+                }
+            }
+            let mut totals = [[0.0; COLUMNS]; HEIGHT];
+            for row in 0..HEIGHT {
+                let [a, b] = sums[row];
+                let odd = avx._mm512_shuffle_f32x4::<ODD>(a, b);
+                let fours = avx._mm512_add_ps(odd, avx._mm512_shuffle_f32x4::<EVEN>(a, b));
+                let twos = avx._mm512_add_ps(fours, avx._mm512_permute_ps::<HALVES>(fours));
+                let all: [f32; 16] = cast(avx._mm512_add_ps(twos, avx._mm512_permute_ps::<NEIGHBOURS>(twos)));
+                totals[row] = [all[0], all[4], all[8], all[12]];
+            }
+            totals
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::vectorised;
+
+    /// The same bits in each kind of vectors, at sizes that fill lanes and tiles or do not.
+    fn check<R: Real + std::fmt::Debug>() {
+        let number = |k: usize| R::from_f64((k * 7919 % 1009) as f64 / 1009.0 - 0.5);
+        for (rows, inner) in (1..=13).flat_map(|rows| [1, 7, 8, 32, 45, 256].map(|inner| (rows, inner))) {
+            for columns in [1, 3, 4, 10] {
+                let left: Vec<R> = (0..rows * inner).map(number).collect();
+                let right: Vec<R> = (3..inner * columns + 3).map(number).collect();
+                let lanes = if is_single::<R>() { 8 } else { 4 };
+                let element = |at: usize| {
+                    let (left, right) = (&left[at / columns * inner..][..inner], &right[at % columns * inner..]);
+                    let mut sums = [R::default(); 8];
+                    let whole = inner - inner % lanes;
+                    (0..whole).for_each(|k| sums[k % lanes] = left[k].mul_add(right[k], sums[k % lanes]));
+                    let four: [R; 4] = array::from_fn(|k| if lanes == 8 { sums[k] + sums[k + 4] } else { sums[k] });
+                    let total = (four[0] + four[2]) + (four[1] + four[3]);
+                    (whole..inner).fold(total, |sum, k| left[k].mul_add(right[k], sum))
+                };
+                let expected: Vec<R> = (0..rows * columns).map(element).collect();
+                let mut out = vec![R::from_f64(f64::NAN); rows * columns];
+                for vectors in [Vectors::Narrow, Vectors::Wide] {
+                    vectorised(
+                        #[inline(always)]
+                        |_| dots(vectors, &left, &right, inner, &mut out),
+                    );
+                    assert_eq!(out, expected, "{rows} {inner} {columns} {vectors:?}");
+                }
+                in_tiles::<R, _, ROWS>(Plain, &left, &right, inner, &mut out);
+                assert_eq!(out, expected, "{rows} {inner} {columns}");
+            }
+        }
+    }
+
+    #[test]
+    fn products_of_rows_have_the_same_bits_in_all_vectors() {
+        check::<f32>();
+        check::<f64>();
+    }
+}
