@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use burn_dispatch::DispatchTensor;
 use rayon::prelude::*;
 
-use super::fill::in_parts;
+use super::fill::{copied, in_parts};
 use super::product::{Matrix, Packed, product as small_product};
 use super::{MULTIPLICATIONS, Real, few, for_float, helpers, vectorised};
 use crate::Tensor;
@@ -134,12 +134,7 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
         return few::product(left.values, (right.values, right_is_transposed), bias, sizes, block);
     }
     let mut out: Vec<R> = match bias {
-        Some(bias) => in_parts(
-            count,
-            columns,
-            #[inline(always)]
-            |_, row| row.copy_from_slice(bias),
-        ),
+        Some(bias) => copied(bias, count, columns, |_| 0),
         None if inner == 0 => vec![R::default(); count],
         None => Vec::with_capacity(count),
     };
