@@ -9,7 +9,7 @@ use std::ops::Range;
 use burn_dispatch::DispatchTensor;
 
 use super::fill::in_uneven_parts;
-use super::product::{HEIGHT, copy_few, is_single, rows_of_tile, sums};
+use super::product::{HEIGHT, copy_few, is_single, sums};
 use super::segment::Groups;
 use super::square::{SQUARE, registers, transposed};
 use super::{Real, Vectors, for_float, softmax};
@@ -344,16 +344,13 @@ fn store<R: Real, const HEIGHT: usize, const WIDTH: usize>(
     stride: usize,
 ) {
     let count = count.min(WIDTH);
-    rows_of_tile!(tile, |row, values| {
+    for (row, values) in tile.iter().enumerate() {
         let out = &mut out[row * stride..];
         match out.first_chunk_mut() {
             Some(out) if count == WIDTH => *out = *values,
-            _ => {
-                let values = *values;
-                copy_few(&values[..count], &mut out[..count]);
-            }
+            _ => copy_few(&values[..count], &mut out[..count]),
         }
-    });
+    }
 }
 
 /// `out[h, i, j] = values[j]`.
