@@ -216,7 +216,8 @@ impl Pet {
             if self.hypers.featurizer_type == FeaturizerType::Residual {
                 nodes = self.node_embedders[position].forward(species);
             }
-            let (told_nodes, told) = layer.forward(&nodes, &messages, edges, &tokens);
+            let told_before = (position > 0).then_some(&messages);
+            let (told_nodes, told) = layer.forward(&nodes, told_before, &self.edge_embedder, edges, &tokens);
             nodes = match &condition {
                 Some(condition) => told_nodes + condition,
                 None => told_nodes,

@@ -259,13 +259,37 @@ impl GnnLayer {
         }
     }
 
-    /// What is known of atoms, and messages, `[edges, d_pet]`, after this layer.
-    pub fn forward(&self, nodes: &Tensor, messages: &Tensor, edges: &Edges, tokens: &Tokens) -> (Tensor, Tensor) {
-        let geometry = self.edge_embedder.forward(&edges.geometry);
-        let species = self.neighbor_embedder.as_ref().map(|embedder| embedder.forward(&edges.neighbor_species));
-        let parts: Vec<&Tensor> = std::iter::once(&geometry).chain(&species).chain([messages]).collect();
-        let start = self.compress.forward(&Tensor::concatenate(&parts, 1));
+    /// What is known of atoms, and messages, `[edges, d_pet]`, after this layer. Before the first one there are no `messages` but what `species` says of neighbours.
+    pub fn forward(
+        &self,
+        nodes: &Tensor,
+        messages: Option<&Tensor>,
+        species: &Embedding,
+        edges: &Edges,
+        tokens: &Tokens,
+    ) -> (Tensor, Tensor) {
+        let start = self.tokens_of_edges(messages, self.neighbor_embedder.as_ref().unwrap_or(species), edges);
         self.layers.iter().fold((nodes.clone(), start), |(nodes, edges), layer| layer.forward(&nodes, &edges, tokens))
+    }
+
+    /// `compress` of what is known of each edge: its embedded geometry, what is said of the neighbour's species, and its message, side by side. They are not put there: geometry has
+    /// four numbers and there are few species, so what embeds them is multiplied with the weights first, and what is left for each edge is a product with its message.
+    fn tokens_of_edges(&self, messages: Option<&Tensor>, species: &Embedding, edges: &Edges) -> Tensor {
+        let Linear { weight, bias } = &self.compress.input;
+        let size = weight.size(1);
+        let part = |position: usize| weight.slice(0, position * size..(position + 1) * size);
+        let of_geometry = part(0);
+        let bias = match &self.edge_embedder.bias {
+            Some(shift) => Some(shift.reshape(&[1, size]).linear(&of_geometry, bias.as_ref()).reshape(&[size])),
+            None => bias.clone(),
+        };
+        let of_geometry = self.edge_embedder.weight.linear(&of_geometry, None);
+        let of_species = species.weight.linear(&part(1), bias.as_ref());
+        let known = edges.geometry.linear(&of_geometry, None) + of_species.select(0, &edges.neighbor_species);
+        self.compress.after_input(&match messages {
+            Some(messages) => known + messages.linear(&part(2), None),
+            None => known,
+        })
     }
 }
 
