@@ -8,7 +8,8 @@ use std::thread;
 
 use kilnbox_data::SampleKind;
 use kilnbox_host::{
-    Engine, EngineOptions, EvaluationRequest, HostError, Limits, ModelOutput, Session, SessionOptions, on_own_thread,
+    Engine, EngineOptions, EvaluationRequest, EvaluationTask, HostError, Limits, ModelOutput, Session, SessionOptions,
+    on_own_thread,
 };
 use kilnbox_tensor::{DType, Device};
 use kilnbox_tests::{Nobody, Training, repository};
@@ -279,7 +280,8 @@ fn evaluate(body: &str, fields: &str) -> Fallible<Ending> {
     let requests = [EvaluationRequest { output, position_gradients: true, strain_gradients: true }];
     let (ending, _) = attempt(&guest, small(), |session| {
         let model = session.new_model("{}", &info(), DType::Float32)?;
-        session.evaluate(&model, DType::Float32, &set, &requests, 1, &mut |_| ())
+        let task = EvaluationTask { dataset: &set, requests: &requests, dtype: DType::Float32, batch_size: 1 };
+        session.evaluate(&model, &task, &|_| None, &mut |_| ())
     })?;
     Ok(ending)
 }

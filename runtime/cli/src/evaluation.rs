@@ -7,8 +7,9 @@ use std::time::Instant;
 use kilnbox_bundle::write_atomically;
 use kilnbox_data::extended_xyz::{self, Column, Frame, Value};
 use kilnbox_data::{Dataset, SampleKind, TensorMap, volume};
-use kilnbox_host::{EvaluatedBatch, EvaluatedOutput, EvaluationRequest, Model, ModelOutput, Session};
-use kilnbox_tensor::DType;
+use kilnbox_host::{
+    Another, EvaluatedBatch, EvaluatedOutput, EvaluationRequest, EvaluationTask, Model, ModelOutput, Session,
+};
 use serde_json::{Value as Json, json};
 
 use crate::convert::output_of;
@@ -104,7 +105,7 @@ fn check_unit(what: &str, found: &str, expected: &str) -> Result<(), CliError> {
         .hint(format!("convert the data to `{expected}`")))
 }
 
-/// Evaluates `dataset`, and keeps the predictions if they are wanted.
+/// Evaluates a dataset, with the help of [`Another`] of the session's kind where that is faster, and keeps the predictions if they are wanted.
 ///
 /// # Errors
 ///
@@ -112,28 +113,23 @@ fn check_unit(what: &str, found: &str, expected: &str) -> Result<(), CliError> {
 pub fn evaluate(
     session: &mut Session,
     model: &Model,
-    dtype: DType,
-    dataset: &Dataset,
-    requests: &[EvaluationRequest],
-    batch_size: usize,
+    task: &EvaluationTask<'_>,
+    another: &Another<'_>,
     keep_predictions: bool,
 ) -> Result<Evaluation, CliError> {
     let mut evaluation = Evaluation::default();
-    let atom_counts = dataset.atom_counts();
+    let atom_counts = task.dataset.atom_counts();
     let mut problem = None;
     let start = Instant::now();
-    let mut batch_start = start;
-    session.evaluate(model, dtype, dataset, requests, batch_size, &mut |batch| {
-        let now = Instant::now();
+    session.evaluate(model, task, another, &mut |batch| {
         let atoms: u32 = batch.indices.iter().map(|&index| atom_counts[index as usize]).sum();
-        evaluation.milliseconds_per_atom.push((now - batch_start).as_secs_f64() * 1e3 / f64::from(atoms.max(1)));
-        if let Err(error) = evaluation.compare(dataset, &batch, &atom_counts) {
+        evaluation.milliseconds_per_atom.push(batch.seconds * 1e3 / f64::from(atoms.max(1)));
+        if let Err(error) = evaluation.compare(task.dataset, &batch, &atom_counts) {
             problem.get_or_insert(error);
         }
         if keep_predictions {
             evaluation.predictions.push(batch);
         }
-        batch_start = Instant::now();
     })?;
     evaluation.seconds = start.elapsed().as_secs_f64();
     match problem {

@@ -1,15 +1,17 @@
 //! A model over a whole dataset: outputs, and their gradients into forces and stress.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Instant;
 
 use kilnbox_data::{
-    BatchOptions, DataError, Dataset, Labels, NeighborListOptions, Part, PartOptions, Parts, SampleKind, StructureView,
-    TensorBlock, TensorMap,
+    BatchData, BatchOptions, DataError, Dataset, Labels, NeighborListOptions, Part, PartOptions, Parts, SampleKind,
+    StructureView, TensorBlock, TensorMap,
 };
 use kilnbox_tensor::op::{elementwise, reduce};
 use kilnbox_tensor::{DType, Misuse, Tensor, autodiff};
 
 use crate::error::HostError;
+use crate::evaluators::{Another, Evaluators};
 use crate::serve::bindings::exports::kilnbox::architecture::model;
 use crate::service::data::{Systems, TensorBlock as Block, TensorMap as Map};
 use crate::service::model::{Capabilities, ModelOutput};
@@ -33,6 +35,8 @@ pub struct EvaluatedBatch {
     pub indices: Vec<u32>,
     /// In the order of the requests.
     pub outputs: Vec<EvaluatedOutput>,
+    /// How long it took. Where several are evaluated side by side it is a batch's share of the time, so that those of all batches add up to the whole.
+    pub seconds: f64,
 }
 
 /// One output of one batch, in double precision.
@@ -48,21 +52,33 @@ pub struct EvaluatedOutput {
     pub strain_gradients: Option<Vec<f64>>,
 }
 
+/// What a model is asked for a whole dataset.
+#[derive(Clone, Copy, Debug)]
+pub struct EvaluationTask<'a> {
+    /// The systems.
+    pub dataset: &'a Dataset,
+    /// What is asked for each.
+    pub requests: &'a [EvaluationRequest],
+    /// What the model computes in.
+    pub dtype: DType,
+    /// The most systems that are evaluated together.
+    pub batch_size: usize,
+}
+
 impl Session {
-    /// Evaluates `requests` for all systems of `dataset`, at most `batch_size` at a time, in order. A large structure is a batch of its own, and is evaluated in parts if the
-    /// model lets it.
+    /// Evaluates all systems of a dataset, and hands the answers out in their order. A large structure is a batch of its own, and is evaluated in parts if the model lets it.
+    /// Many small ones are evaluated side by side on the processor, by as many of `another` as there are threads; with the same bits.
     ///
     /// # Errors
     /// The model cannot compute an output, or gives another shape than was asked for; data that cannot be had; as every call.
     pub fn evaluate(
         &mut self,
         model: &Model,
-        dtype: DType,
-        dataset: &Dataset,
-        requests: &[EvaluationRequest],
-        batch_size: usize,
+        task: &EvaluationTask<'_>,
+        another: &Another<'_>,
         on_batch: &mut dyn FnMut(EvaluatedBatch),
     ) -> Result<(), HostError> {
+        let EvaluationTask { dataset, requests, batch_size, .. } = *task;
         let neighbor_lists = self.requested_neighbor_lists(model)?;
         let inputs = self.call(|architecture, store| {
             architecture.kilnbox_architecture_model().model().call_requested_inputs(store, model.0)
@@ -77,33 +93,88 @@ impl Session {
         } else {
             None
         };
-        let most_atoms =
-            self.host(|state| Ok(if state.device.name() == "cpu" { ATOMS_AT_ONCE } else { usize::MAX }))?;
+        let on_processor = self.host(|state| Ok(state.device.name() == "cpu"))?;
+        let most_atoms = if on_processor { ATOMS_AT_ONCE } else { usize::MAX };
         let is_cut = |index: usize| {
             let structure = dataset.structure(index);
             cut.as_ref().zip(structure).is_some_and(|(cut, structure)| cut.parts_of(structure).is_some())
         };
         let groups = groups(&atom_counts, batch_size, most_atoms, &is_cut);
         let options = BatchOptions { neighbor_lists, targets: Vec::new(), extra_data };
-        let whole = groups.iter().filter(|group| !group.is_cut).map(|group| group.indices.clone()).collect();
-        let mut batches = dataset.batches(whole, options)?;
-        for Group { indices, is_cut } in groups {
-            let structure = indices.first().filter(|_| is_cut).and_then(|&index| dataset.structure(index as usize));
-            let parts = cut.as_ref().zip(structure).and_then(|(cut, structure)| cut.parts_of(structure));
-            let outputs = match parts {
-                Some(parts) => self.evaluate_in_parts(model, dtype, parts, requests)?,
-                None => {
-                    let Some(batch) = batches.next()? else { break };
-                    let systems = self.host(|state| {
-                        let device = state.device.clone();
-                        Ok(Systems::new(batch.systems, batch.extra_data, &device, dtype)?)
-                    })?;
-                    self.evaluate_batch(model, systems, requests)?
-                }
+        let batches_of = |groups: &[Group]| {
+            let whole = groups.iter().filter(|group| !group.is_cut).map(|group| group.indices.clone()).collect();
+            dataset.batches(whole, options.clone())
+        };
+        let mut batches = batches_of(&groups)?;
+        // The first one shows what an evaluation takes, and whether there can be any.
+        let (first, others) = groups.split_at(groups.len().min(1));
+        let is_small = |group: &Group| on_processor && !group.is_cut && group.atoms <= LARGEST_SMALL;
+        let stretches = others.chunk_by(|one, next| is_small(one) == is_small(next));
+        let mut answered = 0;
+        for stretch in std::iter::once(first).chain(stretches) {
+            let mut given = BTreeMap::new();
+            let mut done = 0;
+            let evaluators = match stretch {
+                [group, ..] if answered > 0 && is_small(group) => self.evaluators(task, another, first, stretch),
+                _ => None,
             };
-            on_batch(EvaluatedBatch { indices, outputs });
+            if let Some(evaluators) = evaluators {
+                (done, given) = evaluators.evaluate(stretch.len(), &mut batches, &mut |number, (outputs, seconds)| {
+                    on_batch(EvaluatedBatch { indices: stretch[number].indices.clone(), outputs, seconds });
+                });
+                if done < stretch.len() {
+                    batches = batches_of(&groups[answered + done..])?;
+                }
+            }
+            for (number, group) in stretch.iter().enumerate().skip(done) {
+                let start = Instant::now();
+                let structure =
+                    group.indices.first().filter(|_| group.is_cut).and_then(|&index| dataset.structure(index as usize));
+                let parts = cut.as_ref().zip(structure).and_then(|(cut, structure)| cut.parts_of(structure));
+                let outputs = match parts {
+                    Some(parts) => self.evaluate_in_parts(model, task.dtype, parts, requests)?,
+                    None => {
+                        let Some(batch) = batches.next()? else { break };
+                        match given.remove(&number) {
+                            Some((outputs, _)) => outputs,
+                            None => self.evaluate_data(model, task, batch)?,
+                        }
+                    }
+                };
+                let seconds = start.elapsed().as_secs_f64();
+                on_batch(EvaluatedBatch { indices: group.indices.clone(), outputs, seconds });
+            }
+            answered += stretch.len();
         }
         Ok(())
+    }
+
+    /// Those who evaluate a stretch of small groups side by side, if that is worth it, after this session has evaluated the first.
+    fn evaluators<'a>(
+        &self,
+        task: &'a EvaluationTask<'a>,
+        another: &'a Another<'a>,
+        first: &[Group],
+        stretch: &[Group],
+    ) -> Option<Evaluators<'a>> {
+        let atoms = |groups: &[Group]| groups.iter().map(|group| group.atoms).max().unwrap_or_default();
+        let times = atoms(stretch).div_ceil(atoms(first).max(1)) as u64;
+        let bytes = (self.peak_tensor_bytes() as u64).saturating_mul(times);
+        Evaluators::new(task, another, stretch.len(), bytes, &self.limits_left())
+    }
+
+    /// The answers to a task for one batch.
+    pub(crate) fn evaluate_data(
+        &mut self,
+        model: &Model,
+        task: &EvaluationTask<'_>,
+        batch: BatchData,
+    ) -> Result<Vec<EvaluatedOutput>, HostError> {
+        let systems = self.host(|state| {
+            let device = state.device.clone();
+            Ok(Systems::new(batch.systems, batch.extra_data, &device, task.dtype)?)
+        })?;
+        self.evaluate_batch(model, systems, task.requests)
     }
 
     /// The answers to `requests` for one structure, in their order, block by block as it was cut. They are those of the whole but for rounding.
@@ -222,7 +293,10 @@ const BLOCK: usize = 1_000;
 const BLOCK_OF_MESSAGES: usize = 10_000;
 
 /// The most atoms of several systems that the processor evaluates together: with more, what they need leaves its caches, and each atom takes longer.
-const ATOMS_AT_ONCE: usize = 160;
+const ATOMS_AT_ONCE: usize = 112;
+
+/// The most atoms of an evaluation that goes on beside others. What shares its kernels well has more, and would take much memory side by side.
+const LARGEST_SMALL: usize = 512;
 
 /// How large structures are cut.
 #[derive(Clone, Debug)]
@@ -265,13 +339,13 @@ impl Cut {
 /// Systems that are evaluated together, or one that is cut.
 struct Group {
     indices: Vec<u32>,
+    atoms: usize,
     is_cut: bool,
 }
 
 /// So many systems at a time, in order, with at most so many atoms if there are several; those that are cut alone.
 fn groups(atom_counts: &[u32], batch_size: usize, most_atoms: usize, is_cut: &dyn Fn(usize) -> bool) -> Vec<Group> {
     let mut groups: Vec<Group> = Vec::new();
-    let mut atoms_of_last = 0;
     for (index, &atoms) in (0..).zip(atom_counts) {
         let atoms = atoms as usize;
         let is_cut = is_cut(index as usize);
@@ -280,15 +354,12 @@ fn groups(atom_counts: &[u32], batch_size: usize, most_atoms: usize, is_cut: &dy
                 if !is_cut
                     && !last.is_cut
                     && last.indices.len() < batch_size.max(1)
-                    && atoms_of_last + atoms <= most_atoms =>
+                    && last.atoms + atoms <= most_atoms =>
             {
                 last.indices.push(index);
-                atoms_of_last += atoms;
+                last.atoms += atoms;
             }
-            _ => {
-                groups.push(Group { indices: vec![index], is_cut });
-                atoms_of_last = atoms;
-            }
+            _ => groups.push(Group { indices: vec![index], atoms, is_cut }),
         }
     }
     groups

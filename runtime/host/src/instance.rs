@@ -78,6 +78,11 @@ impl<Exports> Instance<Exports> {
         &self.limits
     }
 
+    /// How many seconds are left of its run.
+    pub(crate) fn seconds_left(&self) -> f64 {
+        (self.limits.seconds_per_run - self.started.elapsed().as_secs_f64()).max(0.0)
+    }
+
     /// What bounds its operations.
     pub(crate) fn context(&self) -> &TensorContext {
         &self.context

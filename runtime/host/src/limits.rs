@@ -138,6 +138,20 @@ impl Limits {
         Self { stack_bytes: Self::default().stack_bytes, ..self }
     }
 
+    /// What each of so many instances may use that together shall use no more than one with these limits.
+    pub(crate) fn shared_by(&self, instances: u64) -> Self {
+        let share = |all: u64| if all == u64::MAX { all } else { all / instances.max(1) };
+        Self {
+            guest_memory_bytes: share(self.guest_memory_bytes),
+            table_entries: share(self.table_entries),
+            handles: share(self.handles),
+            tensor_bytes: share(self.tensor_bytes),
+            log_lines: share(self.log_lines),
+            log_bytes_per_second: share(self.log_bytes_per_second),
+            ..self.clone()
+        }
+    }
+
     fn check(&self) -> Result<(), String> {
         if self.stack_bytes > DEEPEST_STACK {
             return Err(format!(

@@ -24,7 +24,7 @@ use crate::service::model::{About, Capabilities, ModelOutput};
 use crate::service::report::Observer;
 
 /// The stack of a thread that sessions run on: the guest's own, and a host that is called from deep inside it.
-const THREAD_STACK: usize = 64 << 20;
+pub(crate) const THREAD_STACK: usize = 64 << 20;
 
 /// How a session runs.
 #[derive(Clone)]
@@ -91,6 +91,21 @@ impl Session {
     /// The most bytes of tensors that were alive at one time.
     pub fn peak_tensor_bytes(&self) -> usize {
         self.instance.context().quota().peak()
+    }
+
+    /// Its kernels run on its own thread from here on, and are not shared with others.
+    pub(crate) fn compute_alone(&self) {
+        self.instance.context().compute_alone();
+    }
+
+    /// What its limits leave to others that shall use no more together.
+    pub(crate) fn limits_left(&self) -> Limits {
+        let limits = self.instance.limits();
+        Limits {
+            tensor_bytes: limits.tensor_bytes.saturating_sub(self.tensor_bytes() as u64),
+            seconds_per_run: self.instance.seconds_left(),
+            ..limits.clone()
+        }
     }
 
     /// What the architecture says of itself.
@@ -334,10 +349,10 @@ fn most_that_fit() -> Option<usize> {
 }
 
 /// How many threads fit into an address space of so many bytes, if half of it is left to everything else. A thread takes its stack, and as much again for the heap that the allocator
-/// reserves for it.
+/// reserves for it; and evaluations side by side have as many threads of their own.
 #[cfg(target_os = "linux")]
 fn fitting(room: u64) -> usize {
-    usize::try_from(room / 2 / (2 * THREAD_STACK as u64)).unwrap_or(usize::MAX).max(1)
+    usize::try_from(room / 2 / (4 * THREAD_STACK as u64)).unwrap_or(usize::MAX).max(1)
 }
 
 /// Lets the stack of this thread grow to the size of a session's, if it is the main thread, which lives as long as the process; says whether it may. Linux looks at the limit when the
@@ -380,7 +395,7 @@ mod tests {
 
     #[test]
     fn threads_get_half_of_a_bounded_address_space_and_one_there_is_always() {
-        let sizes = [(0, 1), (512 << 20, 2), (8 << 30, 32), (u64::MAX, usize::MAX / (4 * THREAD_STACK))];
+        let sizes = [(0, 1), (512 << 20, 1), (8 << 30, 16), (u64::MAX, usize::MAX / (8 * THREAD_STACK))];
         for (room, threads) in sizes {
             assert_eq!(fitting(room), threads, "{room} bytes");
         }

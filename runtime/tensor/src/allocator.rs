@@ -26,6 +26,12 @@ pub fn keep_freed_memory() {
     }
 }
 
+/// Gives back to the system what this process has freed and kept, because others need it: other threads, whose memory is not taken from what this one has freed.
+pub fn give_back_freed_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    glibc::give_back_freed_memory();
+}
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 mod glibc {
     use std::ops::Range;
@@ -50,6 +56,14 @@ mod glibc {
             unsafe {
                 libc::mallopt(setting, value);
             }
+        }
+    }
+
+    pub(super) fn give_back_freed_memory() {
+        // SAFETY: it may be called at any time and from any thread.
+        #[expect(unsafe_code, reason = "a function of the C library")]
+        unsafe {
+            libc::malloc_trim(0);
         }
     }
 

@@ -21,6 +21,7 @@ pub struct Context {
     operation_cost: f64,
     recording: AtomicBool,
     stopped: AtomicBool,
+    alone: AtomicBool,
 }
 
 /// The payload of the panic that ends an operation of a run that was stopped. Whoever calls operations for a guest catches it.
@@ -46,12 +47,18 @@ impl Context {
             operation_cost,
             recording: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
+            alone: AtomicBool::new(false),
         })
     }
 
     /// The quota of memory.
     pub fn quota(&self) -> &Arc<Quota> {
         &self.quota
+    }
+
+    /// Has all kernels from now on run on the thread that asks for them, and not be shared with others: for runs that go on side by side. Results are the same.
+    pub fn compute_alone(&self) {
+        self.alone.store(true, Ordering::Relaxed);
     }
 
     /// Puts it in force on this thread until the answer is dropped.
@@ -90,6 +97,11 @@ thread_local! {
 /// Something of the context in force.
 pub(crate) fn current<T>(look: impl FnOnce(&Context) -> T) -> T {
     CURRENT.with_borrow(|context| look(context))
+}
+
+/// Whether kernels are not to be shared with other threads.
+pub(crate) fn is_alone() -> bool {
+    current(|context| context.alone.load(Ordering::Relaxed))
 }
 
 pub(crate) fn recording() -> bool {

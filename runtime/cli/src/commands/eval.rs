@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use kilnbox_host::EvaluationTask;
+
 use crate::convert::{dtype_of, read_dataset};
 use crate::errors::CliError;
 use crate::evaluation::{evaluate, requests};
@@ -53,7 +55,8 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     let file = Trust::of_user()?.read_model(&request.model)?;
     let datasets = options.datasets.iter().map(read_dataset).collect::<Result<Vec<_>, _>>()?;
     let dtype = dtype_of(&file.capabilities);
-    let (mut session, model) = super::start_model(&file, request.device.as_deref(), &request.sandbox, &log)?;
+    let startable = super::Startable::of_file(&file, request.device.as_deref(), &request.sandbox, &log)?;
+    let (mut session, model) = startable.start()?;
     let capabilities = session.export_model(&model)?;
     // All is checked before the first structure is evaluated.
     let all_requests = datasets
@@ -66,7 +69,8 @@ pub fn run(request: &Request) -> Result<(), CliError> {
     for (number, (dataset, requests)) in datasets.iter().zip(&all_requests).enumerate() {
         let which = if datasets.len() == 1 { String::new() } else { format!(" {number}") };
         log.info(format!("Evaluating dataset{which}: {} structures", dataset.len()));
-        let evaluation = evaluate(&mut session, &model, dtype, dataset, requests, request.batch_size, true)?;
+        let task = EvaluationTask { dataset, requests, dtype, batch_size: request.batch_size };
+        let evaluation = evaluate(&mut session, &model, &task, &|limits| startable.another(limits), true)?;
         for line in evaluation.lines() {
             log.info(line);
         }

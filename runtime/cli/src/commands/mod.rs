@@ -17,7 +17,7 @@ pub mod verify;
 use std::path::Path;
 
 use kilnbox_bundle::{CheckpointFile, FileKind, ModelFile, SCHEME};
-use kilnbox_host::{About, Component, Context, Model, Session};
+use kilnbox_host::{About, Checkpoint, Component, Context, Limits, Model, Session};
 use kilnbox_tensor::{DType, Device};
 use serde_json::{Value as Json, json};
 
@@ -49,24 +49,44 @@ fn choose_device(supported: &[String], wanted: Option<&str>, dtype: DType) -> Re
     Ok(device)
 }
 
-/// Starts a model on the device that the user wants, and says so if it has weights that are no numbers.
-fn start_model(
-    file: &ModelFile,
-    device: Option<&str>,
-    sandbox: &Sandbox,
-    log: &Log,
-) -> Result<(Session, Model), CliError> {
-    if let Some(name) = file.checkpoint.first_non_finite_tensor() {
-        log.warning(format!("the tensor `{}` of the model has numbers that are not finite", printable(name)));
+/// A model that can be started, as often as it is wanted.
+struct Startable<'a> {
+    component: Component,
+    device: Device,
+    checkpoint: Checkpoint,
+    sandbox: &'a Sandbox,
+    log: &'a Log,
+}
+
+impl<'a> Startable<'a> {
+    /// The model of a file, on the device that the user wants. Says so if it has weights that are no numbers.
+    fn of_file(file: &ModelFile, device: Option<&str>, sandbox: &'a Sandbox, log: &'a Log) -> Result<Self, CliError> {
+        if let Some(name) = file.checkpoint.first_non_finite_tensor() {
+            log.warning(format!("the tensor `{}` of the model has numbers that are not finite", printable(name)));
+        }
+        let component = sandbox.engine()?.load(&file.component)?;
+        let supported: Vec<String> =
+            serde_json::from_value(file.capabilities["supported_devices"].clone()).unwrap_or_default();
+        let wanted = device.map(crate::options::device).transpose()?;
+        let device = choose_device(&supported, wanted.as_deref(), dtype_of(&file.capabilities))?;
+        let checkpoint = checkpoint_on_device(&file.checkpoint, &device)?;
+        Ok(Self { component, device, checkpoint, sandbox, log })
     }
-    let component = sandbox.engine()?.load(&file.component)?;
-    let supported: Vec<String> =
-        serde_json::from_value(file.capabilities["supported_devices"].clone()).unwrap_or_default();
-    let wanted = device.map(crate::options::device).transpose()?;
-    let device = choose_device(&supported, wanted.as_deref(), dtype_of(&file.capabilities))?;
-    let mut session = sandbox.quiet_session(&component, &device, log)?;
-    let model = session.load_model(&checkpoint_on_device(&file.checkpoint, &device)?, Context::Export)?;
-    Ok((session, model))
+
+    fn start(&self) -> Result<(Session, Model), CliError> {
+        self.start_within(self.sandbox)
+    }
+
+    /// Once more, for [`Session::evaluate`].
+    fn another(&self, limits: Limits) -> Option<(Session, Model)> {
+        self.start_within(&Sandbox { limits, ..self.sandbox.clone() }).ok()
+    }
+
+    fn start_within(&self, sandbox: &Sandbox) -> Result<(Session, Model), CliError> {
+        let mut session = sandbox.quiet_session(&self.component, &self.device, self.log)?;
+        let model = session.load_model(&self.checkpoint, Context::Export)?;
+        Ok((session, model))
+    }
 }
 
 /// What is known of the people behind a model, and what to cite.

@@ -115,7 +115,7 @@ impl<'a> NamedModel<'a> {
         // The client's is the run; a model has calls.
         let mut sandbox = request.sandbox.clone();
         sandbox.limits.seconds_per_run = f64::INFINITY;
-        let (session, model) = super::start_model(&file, request.device.as_deref(), &sandbox, log)?;
+        let (session, model) = super::Startable::of_file(&file, request.device.as_deref(), &sandbox, log)?.start()?;
         Ok(Graph::new(self.name, Predictor::new(session, model)?, &about))
     }
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use kilnbox_bundle::{ArchitectureBundle, ArchitectureIdentity, CheckpointFile, ModelFile};
 use kilnbox_data::{Dataset, DatasetInfo};
-use kilnbox_host::{About, Checkpoint, Component, Context, Level, Metric, Model, Observer, Session, Trainer};
+use kilnbox_host::{
+    About, Checkpoint, Component, Context, EvaluationTask, Level, Metric, Model, Observer, Session, Trainer,
+};
 use kilnbox_tensor::{DType, Device};
 use serde_json::Value as Json;
 
@@ -304,8 +306,14 @@ impl Run {
 
     /// Evaluates the model on all sets, and gives its errors: for each set a list of datasets.
     fn evaluate(&self, checkpoint: &CheckpointFile, log: &Log) -> Result<Json, CliError> {
-        let mut session = self.sandbox.quiet_session(&self.component, &self.device, log)?;
-        let model = session.load_model(&checkpoint_on_device(checkpoint, &self.device)?, Context::Export)?;
+        let startable = super::Startable {
+            component: self.component.clone(),
+            device: self.device.clone(),
+            checkpoint: checkpoint_on_device(checkpoint, &self.device)?,
+            sandbox: &self.sandbox,
+            log,
+        };
+        let (mut session, model) = startable.start()?;
         let capabilities = session.export_model(&model)?;
         let batch_size = self.hypers["training"]["batch_size"].as_u64().and_then(|size| usize::try_from(size).ok());
         let mut metrics = serde_json::Map::new();
@@ -315,8 +323,14 @@ impl Run {
                 let which = if datasets.len() == 1 { String::new() } else { format!(" {number}") };
                 log.info(format!("Evaluating {name} dataset{which}"));
                 let requests = requests(dataset, &capabilities.outputs, &capabilities.length_unit)?;
-                let batch_size = batch_size.unwrap_or(1).max(1);
-                let evaluation = evaluate(&mut session, &model, self.dtype, dataset, &requests, batch_size, false)?;
+                let task = EvaluationTask {
+                    dataset,
+                    requests: &requests,
+                    dtype: self.dtype,
+                    batch_size: batch_size.unwrap_or(1).max(1),
+                };
+                let another = |limits| startable.another(limits);
+                let evaluation = evaluate(&mut session, &model, &task, &another, false)?;
                 for line in evaluation.lines() {
                     log.info(line);
                 }

@@ -10,6 +10,8 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Instant;
 
+use crate::context;
+
 /// Below this many elements a second thread costs more than it gives, if it is awake.
 pub(super) const SHARED: usize = 1 << 14;
 /// The same where they would have to be woken: processors are busy with something else, or the caller is none of the threads.
@@ -34,6 +36,9 @@ static AWAKE: AtomicUsize = AtomicUsize::new(0);
 /// Whether a kernel with this many elements to compute should be shared out. If so, it is about to be, and others are asked to be awake. Results must not
 /// depend on the answer.
 pub(super) fn are_worth(elements: usize) -> bool {
+    if context::is_alone() {
+        return false;
+    }
     let threads = rayon::current_num_threads();
     let Some(caller) = rayon::current_thread_index() else { return threads > 1 && elements >= SHARED_WITH_SLEEPERS };
     if threads == 1 || elements < SHARED {
@@ -115,5 +120,19 @@ mod tests {
     fn one_thread_does_it_alone() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build().expect("a thread");
         assert!(pool.install(|| !are_worth(usize::MAX)));
+    }
+
+    #[test]
+    fn a_run_that_computes_alone_shares_nothing_and_others_do() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
+        let alone = crate::context::Context::new(usize::MAX, f64::INFINITY);
+        alone.compute_alone();
+        pool.install(|| {
+            {
+                let _entered = alone.enter();
+                assert!(!are_worth(usize::MAX));
+            }
+            assert!(are_worth(usize::MAX));
+        });
     }
 }
