@@ -131,17 +131,17 @@ impl Session {
                 let structure =
                     group.indices.first().filter(|_| group.is_cut).and_then(|&index| dataset.structure(index as usize));
                 let parts = cut.as_ref().zip(structure).and_then(|(cut, structure)| cut.parts_of(structure));
-                let outputs = match parts {
-                    Some(parts) => self.evaluate_in_parts(model, task.dtype, parts, requests)?,
+                let (outputs, before) = match parts {
+                    Some(parts) => (self.evaluate_in_parts(model, task.dtype, parts, requests)?, 0.0),
                     None => {
                         let Some(batch) = batches.next()? else { break };
                         match given.remove(&number) {
-                            Some((outputs, _)) => outputs,
-                            None => self.evaluate_data(model, task, batch)?,
+                            Some(answer) => answer,
+                            None => (self.evaluate_data(model, task, batch)?, 0.0),
                         }
                     }
                 };
-                let seconds = start.elapsed().as_secs_f64();
+                let seconds = before + start.elapsed().as_secs_f64();
                 on_batch(EvaluatedBatch { indices: group.indices.clone(), outputs, seconds });
             }
             answered += stretch.len();

@@ -65,6 +65,47 @@ fn moments<R: Real>(row: &[R], epsilon: f64, centred: bool) -> (f64, f64) {
     (mean + shift, ((square / count - mean * mean).max(0.0) + epsilon).sqrt())
 }
 
+/// What a row's normalisation and a gradient have in common: the row's mean and root, the gradient's mean (0 both if not centred), and the sum of their products about the row's mean.
+struct Overlap {
+    mean: f64,
+    root: f64,
+    gradient_mean: f64,
+    overlap: f64,
+}
+
+#[inline(always)]
+fn overlap<R: Real>(row: &[R], gradient: &[R], epsilon: f64, centred: bool) -> Overlap {
+    if centred {
+        let (mean, root) = moments(row, epsilon, centred);
+        let (gradient_mean, overlap) = mean_and_overlap(row, gradient, mean, centred);
+        return Overlap { mean, root, gradient_mean, overlap };
+    }
+    // Nothing waits for a mean, so both are read once.
+    let [square, overlap] = sums(
+        row,
+        gradient,
+        #[inline(always)]
+        |a, _| a * a,
+        #[inline(always)]
+        |a, g| a * g,
+    );
+    Overlap { mean: 0.0, root: (square / row.len() as f64 + epsilon).sqrt(), gradient_mean: 0.0, overlap }
+}
+
+/// The mean of a gradient (0 if not centred), and the sum of its products with what a row has beyond its mean.
+#[inline(always)]
+fn mean_and_overlap<R: Real>(row: &[R], gradient: &[R], mean: f64, centred: bool) -> (f64, f64) {
+    let [sum, overlap] = sums(
+        row,
+        gradient,
+        #[inline(always)]
+        |_, g| g,
+        #[inline(always)]
+        |a, g| (a - mean) * g,
+    );
+    (if centred { sum / row.len() as f64 } else { 0.0 }, overlap)
+}
+
 pub(crate) fn forward(a: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor {
     let width = a.shape().last().copied().unwrap_or(1);
     let host = a.host();
@@ -88,10 +129,8 @@ pub(crate) fn jacobian_product(a: &Tensor, g: &Tensor, epsilon: f64, centred: bo
         let (a_values, g_values) = (a_host.values::<R>(), g_host.values::<R>());
         let values = from_values(a_values.len(), width, #[inline(always)] |k, _| {
             let (row, gradient) = (&a_values[k * width..(k + 1) * width], &g_values[k * width..(k + 1) * width]);
-            let (mean, root) = moments(row, epsilon, centred);
             let count = width as f64;
-            let [sum, overlap] = sums(row, gradient, #[inline(always)] |_, g| g, #[inline(always)] |a, g| (a - mean) * g);
-            let gradient_mean = if centred { sum / count } else { 0.0 };
+            let Overlap { mean, root, gradient_mean, overlap } = overlap(row, gradient, epsilon, centred);
             let overlap = overlap / (count * root * root);
             let (mean, scale) = (R::from_f64(mean), R::from_f64(1.0 / root));
             let (gradient_mean, overlap) = (R::from_f64(gradient_mean), R::from_f64(overlap));
@@ -112,12 +151,10 @@ pub(crate) fn curvature(a: &Tensor, g: &Tensor, u: &Tensor, epsilon: f64, centre
             let range = k * width..(k + 1) * width;
             let (row, g, u) = (&a_values[range.clone()], &g_values[range.clone()], &u_values[range]);
             let count = width as f64;
-            let (mean, root) = moments(row, epsilon, centred);
-            let [g_sum, y_g] = sums(row, g, #[inline(always)] |_, g| g, #[inline(always)] |a, g| (a - mean) * g);
-            let [u_sum, y_u] = sums(row, u, #[inline(always)] |_, u| u, #[inline(always)] |a, u| (a - mean) * u);
+            let Overlap { mean, root, gradient_mean: g_mean, overlap: y_g } = overlap(row, g, epsilon, centred);
+            let (u_mean, y_u) = mean_and_overlap(row, u, mean, centred);
             let [u_g, _] = sums(u, g, #[inline(always)] |u, g| u * g, #[inline(always)] |_, _| 0.0);
             let (y_g, y_u) = (y_g / root, y_u / root);
-            let (g_mean, u_mean) = if centred { (g_sum / count, u_sum / count) } else { (0.0, 0.0) };
             // `s u . J g`; so `y` has the factor `u . J g - 2 (y . g) (y . u) / (n s)` when both Jacobians are written out.
             let through = u_g - count * g_mean * u_mean - y_g * y_u / count;
             let scale = -1.0 / (count * root * root);
