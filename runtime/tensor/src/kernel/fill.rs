@@ -3,8 +3,6 @@
 use std::array;
 use std::mem::MaybeUninit;
 
-use rayon::prelude::*;
-
 use super::{Vectors, helpers, vectorised, vectorised_widely};
 use crate::context::Stop;
 
@@ -51,11 +49,7 @@ pub(crate) fn in_uneven_parts<T: Fill>(
             |vectors| fill(vectors, k, zeroed(part)),
         )
     };
-    if parts.len() > 1 && helpers::are_worth(work) {
-        parts.into_par_iter().for_each(run)
-    } else {
-        parts.into_iter().for_each(run)
-    }
+    helpers::for_each(work, parts.into_iter(), run);
     // SAFETY: the parts cover all `count` slots, and `zeroed` wrote each of them; had one panicked or been stopped, this line would not be reached.
     #[expect(unsafe_code, reason = "the vector was filled through its spare capacity")]
     unsafe {
@@ -87,11 +81,7 @@ pub(crate) fn side_by_side<T: Fill, const N: usize>(
             || fill(k, parts.map(zeroed)),
         )
     };
-    if helpers::are_worth(count.saturating_mul(N)) {
-        parts.into_par_iter().enumerate().for_each(run)
-    } else {
-        parts.into_iter().enumerate().for_each(run)
-    }
+    helpers::for_each(count.saturating_mul(N), parts.into_iter().enumerate(), run);
     for values in &mut values {
         // SAFETY: the parts cover all `count` slots of each vector, and `zeroed` wrote each of them; had one panicked or been stopped, this line would not be reached.
         #[expect(unsafe_code, reason = "the vectors were filled through their spare capacity")]
@@ -157,11 +147,7 @@ fn filled<T: Fill>(count: usize, width: usize, write: impl Fn(usize, &mut [Maybe
         );
     };
     let task_size = parts_per_task * width;
-    if helpers::are_worth(count) {
-        slots.par_chunks_mut(task_size).enumerate().for_each(task);
-    } else {
-        slots.chunks_mut(task_size).enumerate().for_each(task);
-    }
+    helpers::for_each(count, slots.chunks_mut(task_size).enumerate(), task);
     // SAFETY: the tasks cover all `count` slots, and every caller's `write`, in this file, writes every slot of a part or panics; had one panicked, this line would not be
     // reached.
     #[expect(unsafe_code, reason = "the vector was filled through its spare capacity")]

@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use burn_dispatch::DispatchTensor;
-use rayon::prelude::*;
 
 use super::fill::{Fill, copied, in_parts};
 use super::{Real, around, for_elements, for_float, helpers, truths, vectorised};
@@ -157,9 +156,5 @@ fn added<R: Real>(
             |_| add(k, range, out, &stop),
         )
     };
-    if threads == 1 {
-        jobs.into_iter().for_each(run);
-    } else {
-        jobs.into_par_iter().with_min_len(1).for_each(run);
-    }
+    helpers::for_each(work, jobs.into_iter(), run);
 }

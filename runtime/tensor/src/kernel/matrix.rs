@@ -3,7 +3,6 @@
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use burn_dispatch::DispatchTensor;
-use rayon::prelude::*;
 
 use super::fill::{copied, in_parts};
 use super::product::{Matrix, Packed, product as small_product};
@@ -144,9 +143,9 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     let in_blocks = multiplications <= IN_BLOCKS;
     let (height, width) = if in_blocks { (rows, block(multiplications, columns)) } else { part(rows, inner, columns) };
     let (down, across) = (rows.div_ceil(height), columns.div_ceil(width));
-    // A single block is nothing to share.
-    let is_shared = (!in_blocks || across > 1) && helpers::are_worth(multiplications / MULTIPLICATIONS);
-    let parallelism = if is_shared && !in_blocks { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+    let work = multiplications / MULTIPLICATIONS;
+    let parallelism =
+        if !in_blocks && helpers::are_worth(work) { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
     let stop = Stop::current();
     let start = AtomicPtr::new(out.as_mut_ptr());
     let compute = |number: usize| {
@@ -183,9 +182,9 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
             );
         }
     };
-    match down * across {
-        blocks if in_blocks && is_shared => (0..blocks).into_par_iter().for_each(compute),
-        parts => (0..parts).for_each(compute),
+    match in_blocks {
+        true => helpers::for_each(work, 0..down * across, compute),
+        false => (0..down * across).for_each(compute),
     }
     // SAFETY: the parts cover all `count` elements, and each wrote its own; had one been stopped, this line would not be reached.
     #[expect(unsafe_code, reason = "the vector was filled through its pointer")]

@@ -1,10 +1,9 @@
 //! Sums and extremes over axes, in an order that depends on shapes alone.
 
 use burn_dispatch::DispatchTensor;
-use rayon::prelude::*;
 
 use super::fill::{Fill, in_parts, in_uneven_parts};
-use super::{Real, around, for_float, helpers, shape, vectorised};
+use super::{Real, around, for_float, shape, vectorised};
 use crate::tensor::{Sizes, from_host};
 use crate::{DType, Tensor};
 
@@ -77,16 +76,31 @@ fn sum_rows<R: Real>(values: &[R], rows: usize, width: usize) -> Vec<R> {
             },
         );
     }
-    let one = |row: &[R]| R::from_f64(row.chunks(4096).map(lane_sum).sum::<f64>());
-    if !helpers::are_worth(values.len()) {
-        values.chunks(width).map(one).collect()
-    } else if rows > 1 {
-        values.par_chunks(width).with_min_len((4096 / width).max(1)).map(one).collect()
-    } else {
-        // One long row: its blocks are summed in parallel and added up in order.
-        let blocks: Vec<f64> = values.par_chunks(4096).with_min_len(4).map(lane_sum).collect();
-        vec![R::from_f64(blocks.into_iter().sum())]
+    if rows == 1 {
+        // Its blocks are summed by several threads and added up in order.
+        let blocks = sums_of_pieces(values, BLOCK, 4, lane_sum);
+        return vec![R::from_f64(blocks.into_iter().sum())];
     }
+    sums_of_pieces(values, width, BLOCK / width, |row: &[R]| R::from_f64(row.chunks(BLOCK).map(lane_sum).sum::<f64>()))
+}
+
+/// The least elements that are summed on their own.
+const BLOCK: usize = 1 << 12;
+
+/// `sum` of each piece of so many elements; `together` of them, but one at least, are left to one thread.
+fn sums_of_pieces<R: Real, T: Fill>(
+    values: &[R],
+    size: usize,
+    together: usize,
+    sum: impl Fn(&[R]) -> T + Send + Sync,
+) -> Vec<T> {
+    let (count, together) = (values.len().div_ceil(size), together.max(1));
+    let parts = (0..count).step_by(together).map(|start| together.min(count - start));
+    in_uneven_parts(parts, values.len(), |_, k, out: &mut [T]| {
+        for (out, piece) in out.iter_mut().zip(values[k * together * size..].chunks(size)) {
+            *out = sum(piece);
+        }
+    })
 }
 
 /// The sum of a block in lanes of double precision, added up pairwise.
