@@ -14,7 +14,8 @@ use kilnbox_cli::options::TrainOptions;
 use kilnbox_cli::split::Sets;
 use kilnbox_data::{Dataset, DatasetInfo};
 use kilnbox_host::{
-    Checkpoint, Engine, EngineOptions, Level, Limits, Metric, Observer, Predictor, Session, SessionOptions,
+    Checkpoint, Component, Engine, EngineOptions, Level, Limits, Metric, Model, Observer, Predictor, Session,
+    SessionOptions,
 };
 use kilnbox_tensor::{DType, Device};
 use serde_json::Value;
@@ -129,14 +130,42 @@ impl Training {
 /// # Errors
 /// The architecture was not built, or the fixture cannot be read.
 pub fn untrained_predictor(dtype: DType) -> Result<Predictor, Box<dyn Error + Send + Sync>> {
-    let overrides = ["architecture.model.soap.max_angular=2", "architecture.model.bpnn.num_neurons_per_layer=8"];
-    let options = repository().join("fixtures/ethanol/options.yaml");
-    let training = Training::read(&options, &overrides.map(str::to_owned), 0).map_err(|error| error.to_string())?;
-    let component = Engine::new(&EngineOptions::default())?.load(&training.component)?;
-    let options = SessionOptions { device: Device::cpu(), seed: 0, limits: Limits::default(), on_overrun: None };
-    let mut session = Session::start(&component, options, Box::new(Nobody))?;
-    let model = session.new_model(&training.hypers["model"].to_string(), &training.info, dtype)?;
+    let Untrained { session, model, .. } = Untrained::new(dtype)?;
     Ok(Predictor::new(session, model)?)
+}
+
+/// A small model of ethanol that has learnt nothing, in a session without other limits than the usual ones.
+#[derive(Debug)]
+pub struct Untrained {
+    /// Its architecture.
+    pub component: Component,
+    /// Where it lives.
+    pub session: Session,
+    /// The model.
+    pub model: Model,
+    /// What it would learn from.
+    pub training: Training,
+}
+
+impl Untrained {
+    /// A new one, the same each time.
+    ///
+    /// # Errors
+    /// The fixtures or the architecture cannot be read, or the architecture fails.
+    pub fn new(dtype: DType) -> Result<Self, Box<dyn Error + Send + Sync>> {
+        let overrides = ["architecture.model.soap.max_angular=2", "architecture.model.bpnn.num_neurons_per_layer=8"];
+        let options = repository().join("fixtures/ethanol/options.yaml");
+        let training = Training::read(&options, &overrides.map(str::to_owned), 0).map_err(|error| error.to_string())?;
+        let component = Engine::new(&EngineOptions::default())?.load(&training.component)?;
+        let mut session = Session::start(&component, on_processor(Limits::default()), Box::new(Nobody))?;
+        let model = session.new_model(&training.hypers["model"].to_string(), &training.info, dtype)?;
+        Ok(Self { component, session, model, training })
+    }
+}
+
+/// A session on the processor within these limits, with seed 0.
+pub fn on_processor(limits: Limits) -> SessionOptions {
+    SessionOptions { device: Device::cpu(), seed: 0, limits, on_overrun: None }
 }
 
 /// A folder of its own for a test that runs the program, with the fixtures beside it as in the repository.

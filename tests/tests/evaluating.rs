@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use kilnbox_data::Dataset;
 use kilnbox_host::{
-    Another, Checkpoint, Component, Context, Engine, EngineOptions, EvaluatedOutput, EvaluationRequest, EvaluationTask,
-    HostError, Limits, Model, Session, SessionOptions,
+    Another, Checkpoint, Component, Context, EvaluatedOutput, EvaluationRequest, EvaluationTask, HostError, Limits,
+    Model, Session,
 };
-use kilnbox_tensor::{DType, Device};
-use kilnbox_tests::{Nobody, Training, repository};
+use kilnbox_tensor::DType;
+use kilnbox_tests::{Nobody, Untrained, on_processor};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -27,19 +27,13 @@ struct Scene {
 
 impl Scene {
     fn new() -> Fallible<Self> {
-        let overrides = ["architecture.model.soap.max_angular=2", "architecture.model.bpnn.num_neurons_per_layer=8"];
-        let options = repository().join("fixtures/ethanol/options.yaml");
-        let mut training =
-            Training::read(&options, &overrides.map(str::to_owned), 0).map_err(|error| error.to_string())?;
-        let component = Engine::new(&EngineOptions::default())?.load(&training.component)?;
-        let mut session = Session::start(&component, within(Limits::default()), Box::new(Nobody))?;
-        let model = session.new_model(&training.hypers["model"].to_string(), &training.info, DType::Float32)?;
+        let Untrained { component, mut session, model, mut training } = Untrained::new(DType::Float32)?;
         let checkpoint = session.model_checkpoint(&model)?;
         Ok(Self { component, checkpoint, structures: training.training.swap_remove(0) })
     }
 
     fn start(&self, limits: Limits) -> Result<(Session, Model), HostError> {
-        let mut session = Session::start(&self.component, within(limits), Box::new(Nobody))?;
+        let mut session = Session::start(&self.component, on_processor(limits), Box::new(Nobody))?;
         let model = session.load_model(&self.checkpoint, Context::Export)?;
         Ok((session, model))
     }
@@ -61,10 +55,6 @@ impl Scene {
             Ok(answers)
         })
     }
-}
-
-fn within(limits: Limits) -> SessionOptions {
-    SessionOptions { device: Device::cpu(), seed: 0, limits, on_overrun: None }
 }
 
 /// Every digit of them.

@@ -10,6 +10,7 @@ use std::time::Instant;
 use kilnbox_bundle::ModelFile;
 use kilnbox_cli::convert::checkpoint_on_device;
 use kilnbox_data::extended_xyz::{self, Frame};
+use kilnbox_data::units::energy_in_electronvolt;
 use kilnbox_data::{SampleKind, StructureView, SystemsData};
 use kilnbox_host::{
     ClientComponent, ClientEnd, Component, Context, Engine, EngineOptions, EvaluationRequest, Graph, Limits,
@@ -66,6 +67,8 @@ impl Work {
             .find(|output| output.quantity == "energy" && output.sample_kind == SampleKind::System)
             .cloned()
             .ok_or("the model has no energy")?;
+        // As the client, so that both make the same steps.
+        let unit = energy_in_electronvolt(&output.unit).ok_or("the model's unit of energy is not known")?;
         let request = [EvaluationRequest { output, position_gradients: true, strain_gradients: false }];
         let mut forces = |structure: &Structure| -> Fallible<Forces> {
             let edge = structure.box_edge.unwrap_or_default();
@@ -79,7 +82,8 @@ impl Work {
             let answer = answers.first().ok_or("no answer")?;
             let gradients = answer.position_gradients.as_ref().ok_or("no gradients")?;
             let energy = answer.values.blocks.first().and_then(|block| block.values.first()).ok_or("no energy")?;
-            Ok(Forces { energy: *energy, forces: gradients.iter().map(|gradient| -gradient).collect() })
+            let forces = gradients.iter().map(|gradient| -gradient * unit).collect();
+            Ok(Forces { energy: *energy * unit, forces })
         };
         let structure = Structure::ethanol(self.molecules);
         let first = forces(&structure)?;
