@@ -6,8 +6,8 @@
 //! Those that are awake look at one place, where whoever computes puts a kernel. Each of them begins with the same share of every kernel, so that what it reads is often what it has written,
 //! and takes from the others' shares when its own is done. It costs a tenth of a microsecond to be found there; a queue that threads steal from costs several.
 //!
-//! That is so while processors have nothing else to do. A thread that other programs have taken the processor from keeps the caller waiting for its part, so small kernels are not
-//! shared for a while after that was noticed.
+//! That is so while processors have nothing else to do. A thread that other programs have taken the processor from keeps the caller waiting for its part, so threads that notice it
+//! while they look leave off for a while. (A caller that did so when it had to wait long for a helper was right so seldom that training took a tenth longer.)
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -34,6 +34,8 @@ const LOOKS: usize = 32;
 const INTERRUPTION: u64 = 200_000;
 /// How long small kernels are not shared after that, in nanoseconds.
 const PAUSE: u64 = 100_000_000;
+/// The most groups that the parts of a kernel are handed out in: so many that threads end at about the same time, and what is left to wait for is short.
+const GROUPS: usize = 64;
 /// The most threads that look for work at a time. What is small enough to end before others are awake is not for more than these.
 const MOST: usize = 3;
 
@@ -56,19 +58,21 @@ pub(super) fn for_each<T: Send>(
     if sharing == Sharing::None {
         return parts.for_each(run);
     }
-    let parts: Vec<Mutex<Option<T>>> = parts.map(|part| Mutex::new(Some(part))).collect();
-    let run = |part: &Mutex<Option<T>>| {
-        let part = part.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(part) = part {
-            run(part);
-        }
+    let mut parts: Vec<Option<T>> = parts.map(Some).collect();
+    // Parts can be as short as it takes to hand one out.
+    let together = parts.len().div_ceil(GROUPS);
+    let groups: Vec<Mutex<&mut [Option<T>]>> = parts.chunks_mut(together).map(Mutex::new).collect();
+    // Each group is locked once, by whoever computes it.
+    let run = |group: &Mutex<&mut [Option<T>]>| {
+        let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
+        group.iter_mut().filter_map(Option::take).for_each(&run);
     };
     let is_done = match sharing {
-        Sharing::Awake { threads } => COUNTER.share(parts.len(), threads, &|part| run(&parts[part])),
+        Sharing::Awake { threads } => COUNTER.share(groups.len(), threads, &|group| run(&groups[group])),
         _ => false,
     };
     if !is_done {
-        parts.par_iter().for_each(run);
+        groups.par_iter().for_each(run);
     }
 }
 
@@ -126,11 +130,6 @@ fn now() -> u64 {
     START.elapsed().as_nanos() as u64
 }
 
-/// Processors have been busy with something else.
-fn leave_off(time: u64) {
-    BUSY_UNTIL.store(time + PAUSE, Ordering::Relaxed);
-}
-
 fn look_for_work(seat: usize) {
     let mut last_turn = None;
     let mut looked = now();
@@ -152,7 +151,8 @@ fn look_for_work(seat: usize) {
         thread::yield_now();
         let time = now();
         if time - looked > INTERRUPTION {
-            return leave_off(time);
+            BUSY_UNTIL.store(time + PAUSE, Ordering::Relaxed);
+            return;
         }
         if time.saturating_sub(worked.max(LAST.load(Ordering::Relaxed))) > PATIENCE {
             return;
@@ -269,32 +269,23 @@ impl Counter {
 }
 
 /// While it lives, a kernel is on the counter. It ends when no helper is at it any more.
-struct Opened<'a> {
-    counter: &'a Counter,
-    since: u64,
-}
+struct Opened<'a>(&'a Counter);
 
 impl<'a> Opened<'a> {
     fn new(counter: &'a Counter, kernel: &Kernel<'_>) -> Self {
         counter.kernel.store(ptr::from_ref(kernel).cast_mut().cast(), Ordering::Relaxed);
         counter.state.fetch_add(TURN | OPEN, Ordering::Release);
-        Self { counter, since: now() }
+        Self(counter)
     }
 }
 
 impl Drop for Opened<'_> {
     fn drop(&mut self) {
-        let Self { counter, since } = *self;
+        let Self(counter) = self;
         counter.state.fetch_and(!OPEN, Ordering::Relaxed);
-        let mut closed = None;
         while counter.are_helping() {
-            let closed = *closed.get_or_insert_with(now);
+            // A helper that has lost its processor may be waiting for this one.
             thread::yield_now();
-            let time = now();
-            // A helper has no more to do than the caller had.
-            if time - closed > closed.saturating_sub(since) + INTERRUPTION {
-                leave_off(time);
-            }
         }
         counter.is_taken.store(false, Ordering::Release);
     }
