@@ -14,10 +14,10 @@ use kilnbox_data::units::energy_in_electronvolt;
 use kilnbox_data::{SampleKind, StructureView, SystemsData};
 use kilnbox_host::{
     ClientComponent, ClientEnd, Component, Context, Engine, EngineOptions, EvaluationRequest, Graph, Limits,
-    ModelOutput, Predictor, Session, SessionOptions,
+    ModelOutput, Predictor, Session,
 };
 use kilnbox_tensor::Device;
-use kilnbox_tests::Nobody;
+use kilnbox_tests::{Nobody, on_processor};
 use molecular_dynamics::simulation::{Forces, Simulation, Structure};
 use serde_json::json;
 
@@ -52,7 +52,7 @@ impl Work {
 
     fn predictor(&self) -> Fallible<Predictor> {
         let device = Device::cpu();
-        let mut session = Session::start(&self.component, options(), Box::new(Nobody))?;
+        let mut session = Session::start(&self.component, on_processor(Limits::default()), Box::new(Nobody))?;
         let checkpoint = checkpoint_on_device(&self.model.checkpoint, &device).map_err(|error| error.to_string())?;
         let model = session.load_model(&checkpoint, Context::Export)?;
         Ok(Predictor::new(session, model)?)
@@ -108,7 +108,7 @@ impl Work {
             );
             let words = words.split(' ').map(str::to_owned).collect();
             let start = Instant::now();
-            match self.client.run(vec![graph], words, options(), Box::new(Nobody))? {
+            match self.client.run(vec![graph], words, on_processor(Limits::default()), Box::new(Nobody))? {
                 ClientEnd::Success => Ok(start.elapsed().as_secs_f64()),
                 end => Err(format!("the client ended with {end:?}").into()),
             }
@@ -116,10 +116,6 @@ impl Work {
         let short = seconds(WARM_UP)?;
         Ok((seconds(WARM_UP + self.steps)? - short) * 1e3 / f64::from(self.steps))
     }
-}
-
-fn options() -> SessionOptions {
-    SessionOptions { device: Device::cpu(), seed: 0, limits: Limits::default(), on_overrun: None }
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

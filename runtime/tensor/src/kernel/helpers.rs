@@ -4,10 +4,10 @@
 //! a kernel. So whoever shares a kernel out has some others look for work for a while longer, and then much smaller kernels are worth sharing.
 //!
 //! Those that are awake look at one place, where whoever computes puts a kernel. Each of them begins with the same share of every kernel, so that what it reads is often what it has written,
-//! and takes from the others' shares when its own is done. It costs a tenth of a microsecond to be found there; a queue that threads steal from costs several.
+//! and takes from the others' shares when its own is done. A queue that threads steal from, and the calls of the system of those that wait at it, took a tenth of the time of PET's molecule.
 //!
 //! That is so while processors have nothing else to do. A thread that other programs have taken the processor from keeps the caller waiting for its part, so threads that notice it
-//! while they look leave off for a while. (A caller that did so when it had to wait long for a helper was right so seldom that training took a tenth longer.)
+//! while they look leave off for a while. (With a caller that did so, too, when it had to wait long for a helper, SOAP-BPNN's training took a tenth longer.)
 
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
