@@ -1,11 +1,10 @@
 //! Clients that use models through wasi-nn: attacks 51 to 53, and what a client may reach for beside models.
 
 use kilnbox_host::{
-    ClientEnd, ElementType, Engine, EngineOptions, FailureCode, Graph, GraphTensor, HostError, Limits, SessionOptions,
-    on_own_thread,
+    ClientEnd, ElementType, Engine, EngineOptions, FailureCode, Graph, GraphTensor, HostError, Limits, on_own_thread,
 };
-use kilnbox_tensor::{DType, Device};
-use kilnbox_tests::{Nobody, untrained_predictor};
+use kilnbox_tensor::DType;
+use kilnbox_tests::{Nobody, on_processor, untrained_predictor};
 use serde_json::json;
 
 use crate::guest::{client, component, small};
@@ -151,7 +150,7 @@ fn run(client: &[u8], limits: Limits) -> Fallible<Ending> {
     on_own_thread(|| {
         let engine = Engine::new(&EngineOptions { limits: limits.clone(), ..EngineOptions::default() })?;
         let graph = Graph::new("ethanol", untrained_predictor(DType::Float32)?, &json!({}));
-        let options = SessionOptions { device: Device::cpu(), seed: 0, limits, on_overrun: None };
+        let options = on_processor(limits);
         let outcome = engine
             .load_client(client)
             .and_then(|client| client.run(vec![graph], Vec::new(), options, Box::new(Nobody)))

@@ -8,11 +8,10 @@ use std::thread;
 
 use kilnbox_data::SampleKind;
 use kilnbox_host::{
-    Engine, EngineOptions, EvaluationRequest, EvaluationTask, HostError, Limits, ModelOutput, Session, SessionOptions,
-    on_own_thread,
+    Engine, EngineOptions, EvaluationRequest, EvaluationTask, HostError, Limits, ModelOutput, Session, on_own_thread,
 };
-use kilnbox_tensor::{DType, Device};
-use kilnbox_tests::{Nobody, Training, repository};
+use kilnbox_tensor::DType;
+use kilnbox_tests::{Nobody, Training, on_processor, repository};
 
 use crate::guest::{
     MODELS, attempt, component, describe, describing, info, slowness, small, structures, train, training,
@@ -321,8 +320,7 @@ fn soap_bpnn(overrides: &[&str]) -> Fallible<Result<Vec<(String, Vec<u64>)>, Hos
     on_own_thread(|| {
         let component = Engine::new(&EngineOptions::default())?.load(&data.component)?;
         Ok((|| {
-            let options =
-                SessionOptions { device: Device::cpu(), seed: 0, limits: Limits::default(), on_overrun: None };
+            let options = on_processor(Limits::default());
             let mut session = Session::start(&component, options, Box::new(Nobody))?;
             let model = session.new_model(&data.hypers["model"].to_string(), &data.info, DType::Float32)?;
             let trainer = session.new_trainer(&data.hypers["training"].to_string())?;

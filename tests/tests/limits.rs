@@ -3,9 +3,9 @@
 use std::error::Error;
 use std::time::Instant;
 
-use kilnbox_host::{Engine, EngineOptions, HostError, Limits, Session, SessionOptions};
-use kilnbox_tensor::{DType, Device};
-use kilnbox_tests::{Nobody, Training, repository};
+use kilnbox_host::{Engine, EngineOptions, HostError, Limits, Session};
+use kilnbox_tensor::DType;
+use kilnbox_tests::{Nobody, Training, on_processor, repository};
 
 type Fallible<T = ()> = Result<T, Box<dyn Error>>;
 
@@ -19,7 +19,7 @@ fn train(limits: Limits, epochs: u32) -> Fallible<Result<usize, HostError>> {
     let training = Training::read(&repository().join("fixtures/ethanol/options.yaml"), &overrides, 0)?;
     let component = Engine::new(&EngineOptions::default())?.load(&training.component)?;
     Ok((|| {
-        let options = SessionOptions { device: Device::cpu(), seed: 0, limits, on_overrun: None };
+        let options = on_processor(limits);
         let mut session = Session::start(&component, options, Box::new(Nobody))?;
         let model = session.new_model(&training.hypers["model"].to_string(), &training.info, DType::Float32)?;
         let trainer = session.new_trainer(&training.hypers["training"].to_string())?;

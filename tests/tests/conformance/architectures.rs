@@ -18,7 +18,7 @@ use kilnbox_host::{
 };
 use kilnbox_tensor::op::{elementwise, reduce};
 use kilnbox_tensor::{DType, Device, Tensor, autodiff};
-use kilnbox_tests::repository;
+use kilnbox_tests::{on_processor, repository};
 use serde_json::{Value, json};
 
 use crate::structures::{Direction, Structure, systems};
@@ -81,7 +81,7 @@ impl Architecture {
     fn load(search: &SearchPath, name: &str) -> Fallible<Self> {
         let files = search.find(name)?;
         let component = Engine::new(&EngineOptions::default())?.load(&files.component)?;
-        let options = SessionOptions { device: Device::cpu(), seed: 0, limits: Limits::default(), on_overrun: None };
+        let options = on_processor(Limits::default());
         let about = Session::start(&component, options, Box::new(Reports::default()))?.about()?;
         Ok(Self { name: files.name.clone(), about, files, component, trained: OnceLock::new() })
     }
