@@ -12,9 +12,9 @@ use super::{Real, Vectors};
 const COLUMNS: usize = 4;
 /// The most rows of `left` that do: with them sums take twelve registers, which hides how long each addition takes.
 const ROWS: usize = 3;
-/// The same of wide vectors, each of which holds the lanes of two sums.
+/// The same of wide vectors, each of which holds the lanes of two sums: those take twenty-four registers of thirty-two. The more rows, the fewer times weights are read.
 #[cfg(target_arch = "x86_64")]
-const ROWS_OF_WIDE: usize = 6;
+const ROWS_OF_WIDE: usize = 12;
 /// The lanes of a sum in single precision.
 const LANES: usize = 8;
 
@@ -67,7 +67,13 @@ fn in_tiles<R: Real, T: Tiles<R>, const MOST: usize>(tiles: T, left: &[R], right
                 3 => one::<R, T, 3>(tiles, left, right, out, columns, count),
                 4 => one::<R, T, 4>(tiles, left, right, out, columns, count),
                 5 => one::<R, T, 5>(tiles, left, right, out, columns, count),
-                _ => one::<R, T, 6>(tiles, left, right, out, columns, count),
+                6 => one::<R, T, 6>(tiles, left, right, out, columns, count),
+                7 => one::<R, T, 7>(tiles, left, right, out, columns, count),
+                8 => one::<R, T, 8>(tiles, left, right, out, columns, count),
+                9 => one::<R, T, 9>(tiles, left, right, out, columns, count),
+                10 => one::<R, T, 10>(tiles, left, right, out, columns, count),
+                11 => one::<R, T, 11>(tiles, left, right, out, columns, count),
+                _ => one::<R, T, 12>(tiles, left, right, out, columns, count),
             }
         }
     }
@@ -98,7 +104,7 @@ fn one<R: Real, T: Tiles<R>, const HEIGHT: usize>(
             }
         }
         out[row * stride..][..count].copy_from_slice(&totals[..count]);
-    });
+    }, 0 1 2 3 4 5 6 7 8 9 10 11);
 }
 
 /// In plain loops.
@@ -171,7 +177,21 @@ mod x86 {
     use bytemuck::cast;
     use pulp::x86::{V3, V4};
 
+    use super::super::real::fetch;
     use super::{COLUMNS, LANES, Tiles};
+
+    /// So many numbers before they are multiplied, weights are asked for: the other rows of a tile keep the processor from looking so far ahead by itself.
+    const AHEAD: usize = 128;
+
+    /// Asks for what follows the chunk `k` of four rows that lie one after another: where they end, for the next four.
+    #[inline(always)]
+    fn fetch_ahead(right: [&[f32]; COLUMNS], k: usize) {
+        let (inner, place) = (right[0].len(), k * LANES + AHEAD);
+        let place = if place < inner { place } else { place + (COLUMNS - 1) * inner };
+        for column in 0..COLUMNS {
+            fetch(right[column], place);
+        }
+    }
 
     // How the four elements of each quarter of a register change places: the halves, and the neighbours.
     const HALVES: i32 = 0b01_00_11_10;
@@ -196,10 +216,11 @@ mod x86 {
             // The first quarters of two registers, or the second ones.
             const FIRST: i32 = 0x20;
             const SECOND: i32 = 0x31;
-            let count = right[0].len() / LANES;
+            let (rows, count) = (right, right[0].len() / LANES);
             let (left, right) = (chunks(left, count), chunks(right, count));
             let (avx, mut sums) = (self.avx, [[self.avx._mm256_setzero_ps(); COLUMNS]; HEIGHT]);
             for k in 0..count {
+                fetch_ahead(rows, k);
                 for row in 0..HEIGHT {
                     let factors = cast(left[row][k]);
                     for column in 0..COLUMNS {
@@ -234,12 +255,13 @@ mod x86 {
             // The first and third quarters of two registers, or the second and fourth ones.
             const ODD: i32 = 0b10_00_10_00;
             const EVEN: i32 = 0b11_01_11_01;
-            let count = right[0].len() / LANES;
+            let (rows, count) = (right, right[0].len() / LANES);
             let (left, right) = (chunks(left, count), chunks(right, count));
             let (avx, wide) = (self.avx512f, self.avx512dq);
             let zero = avx._mm512_setzero_ps();
             let mut sums = [[zero; COLUMNS / 2]; HEIGHT];
             for k in 0..count {
+                fetch_ahead(rows, k);
                 let mut weights = [zero; COLUMNS / 2];
                 for pair in 0..COLUMNS / 2 {
                     let first = avx._mm512_castps256_ps512(cast(right[2 * pair][k]));

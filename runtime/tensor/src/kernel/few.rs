@@ -8,6 +8,7 @@ use std::array;
 use super::dot::dots;
 use super::fill::in_uneven_parts;
 use super::product::is_single;
+use super::real::fetch;
 use super::{MULTIPLICATIONS, Real, Vectors};
 
 /// With more rows than these the library is as fast, because bringing weights into order pays.
@@ -21,6 +22,16 @@ const DEPTH: usize = 8;
 const HEIGHT: usize = 6;
 /// The columns of the widest strip.
 const WIDTH: usize = 32;
+/// The least multiplications of a block: enough to make handing it to another thread cheap.
+const LEAST_OF_BLOCK: usize = 1 << 17;
+/// The most blocks.
+const BLOCKS: usize = 16;
+/// The least columns of a block that is read in strips: pieces of a row that are much shorter do not let the processor see what it will need next.
+const LEAST_COLUMNS: usize = 256;
+/// So many columns before they are multiplied, weights of strips are asked for.
+const AHEAD: usize = 64;
+/// The bytes of a line of a cache.
+const LINE: usize = 64;
 /// Addresses that lie so many bytes apart share a place in the nearest cache.
 const ALIKE: usize = 4096;
 
@@ -33,15 +44,22 @@ pub(super) fn is_for<R>([rows, inner, columns]: [usize; 3], is_transposed: bool)
     rows <= MOST_ROWS_OF_STRIPS && is_even && (columns * size_of::<R>()).is_multiple_of(ALIKE)
 }
 
-/// `left right + bias`, in blocks of `block` columns that threads share. `right` has the rows of the operand in memory: `[columns, inner]` if it is transposed. The sizes
+/// The columns of a block. No result depends on it.
+fn block([rows, inner, columns]: [usize; 3], is_transposed: bool) -> usize {
+    let blocks = (rows * inner * columns / LEAST_OF_BLOCK).clamp(1, BLOCKS);
+    let least = if is_transposed { 1 } else { LEAST_COLUMNS };
+    columns.div_ceil(blocks).max(least).next_multiple_of(WIDTH).min(columns)
+}
+
+/// `left right + bias`, in blocks of columns that threads share. `right` has the rows of the operand in memory: `[columns, inner]` if it is transposed. The sizes
 /// are such as [`is_for`] said.
 pub(super) fn product<R: Real>(
     left: &[R],
     (right, is_transposed): (&[R], bool),
     bias: Option<&[R]>,
     [rows, inner, columns]: [usize; 3],
-    block: usize,
 ) -> Vec<R> {
+    let block = block([rows, inner, columns], is_transposed);
     let blocks = || (0..columns).step_by(block).map(|start| start..(start + block).min(columns));
     let values = in_uneven_parts(
         blocks().map(|columns| rows * columns.len()),
@@ -91,6 +109,14 @@ fn strips<R: Real, const WIDTH: usize>(left: &[R], right: &[R], [inner, columns]
     let mut sums = vec![[R::default(); WIDTH]; out.len() / WIDTH];
     for start in (0..inner).step_by(DEPTH) {
         for (strip, sums) in sums.chunks_exact_mut(rows).enumerate() {
+            let place = strip * WIDTH + AHEAD;
+            // After the last column of this block come its first ones, of the rows that are next.
+            let place = if place < count { place } else { place - count + DEPTH * columns };
+            for k in 0..DEPTH {
+                for line in (0..WIDTH).step_by(LINE / size_of::<R>()) {
+                    fetch(right, (start + k) * columns + place + line);
+                }
+            }
             let weights: [&[R; WIDTH]; DEPTH] = array::from_fn(
                 #[inline(always)]
                 |k| chunk(&right[(start + k) * columns + strip * WIDTH..]),

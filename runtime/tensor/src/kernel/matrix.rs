@@ -129,8 +129,7 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     let multiplications = count.saturating_mul(inner);
     let is_row_major = left.strides[1] == 1;
     if (1..=LARGEST).contains(&multiplications) && is_row_major && few::is_for::<R>(sizes, right_is_transposed) {
-        let block = block(multiplications, columns);
-        return few::product(left.values, (right.values, right_is_transposed), bias, sizes, block);
+        return few::product(left.values, (right.values, right_is_transposed), bias, sizes);
     }
     let mut out: Vec<R> = match bias {
         Some(bias) => copied(bias, count, columns, |_| 0),

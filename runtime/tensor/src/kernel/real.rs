@@ -421,6 +421,17 @@ pub(crate) fn vectorised_widely<T>(body: impl FnOnce() -> T) -> T {
     pulp::Arch::new().dispatch(body)
 }
 
+/// Asks for the memory that begins `place` elements after the first of `values` to be brought into the nearest cache, because it will be read soon. It may lie beyond their end, where it is
+/// read with the next ones, or nothing: that is not a reading, and changes no result.
+#[inline(always)]
+#[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "other processors look ahead by themselves"))]
+pub(super) fn fetch<R>(values: &[R], place: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(sse) = pulp::core_arch::x86::Sse::try_new() {
+        sse._mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(values.as_ptr().wrapping_add(place).cast());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
