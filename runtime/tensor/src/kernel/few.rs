@@ -5,11 +5,11 @@
 
 use std::array;
 
-use super::dot::dots;
+use super::dot::{Rows, dots};
 use super::fill::in_uneven_parts;
 use super::product::is_single;
 use super::real::fetch;
-use super::{MULTIPLICATIONS, Real, Vectors};
+use super::{MULTIPLICATIONS, Real, Vectors, vectorised};
 
 /// With more rows than these the library is as fast, because bringing weights into order pays.
 const MOST_ROWS_OF_DOTS: usize = 40;
@@ -60,6 +60,12 @@ pub(super) fn product<R: Real>(
     [rows, inner, columns]: [usize; 3],
 ) -> Vec<R> {
     let block = block([rows, inner, columns], is_transposed);
+    let tiles = is_transposed.then(|| {
+        vectorised(
+            #[inline(always)]
+            |vectors| Rows::new(vectors, left, inner),
+        )
+    });
     let blocks = || (0..columns).step_by(block).map(|start| start..(start + block).min(columns));
     let values = in_uneven_parts(
         blocks().map(|columns| rows * columns.len()),
@@ -68,8 +74,8 @@ pub(super) fn product<R: Real>(
         |vectors, number, out: &mut [R]| {
             let start = number * block;
             let count = out.len() / rows;
-            if is_transposed {
-                dots(vectors, left, &right[start * inner..][..count * inner], inner, out);
+            if let Some(tiles) = &tiles {
+                dots(vectors, tiles, &right[start * inner..][..count * inner], out);
             } else {
                 // Two registers of each row of weights.
                 let right = &right[start..];
