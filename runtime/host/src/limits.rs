@@ -104,7 +104,7 @@ limits! {
     stack_bytes: Bytes = 2 << 20;
     /// Handles (tensors, batches, systems) that live at one time.
     handles: Count = 1_000_000;
-    /// All tensors that live at one time, the history of gradients included, each with 544 bytes beside its elements. By default half of the
+    /// All tensors that live at one time, the history of gradients included, each with 400 bytes beside its elements. By default half of the
     /// machine's memory, 64 GiB at most.
     tensor_bytes: Bytes = default_tensor_bytes();
     /// One operation.

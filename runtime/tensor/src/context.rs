@@ -147,6 +147,13 @@ impl Stop {
     }
 }
 
+/// As [`Stop::check`], once.
+pub(crate) fn check_stopped() {
+    if current(Context::is_stopped) {
+        end();
+    }
+}
+
 /// Unwinds without the message of a panic: nothing is wrong with the program.
 #[cold]
 #[inline(never)]

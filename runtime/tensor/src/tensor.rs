@@ -13,7 +13,7 @@ use burn_flex::{FlexTensor, Layout};
 use smallvec::SmallVec;
 
 use crate::autodiff::{Derivative, Origin, Reads};
-use crate::context::{DeviceFailed, Stop, Stopped, device_failed, recording};
+use crate::context::{self, DeviceFailed, Stopped, device_failed, recording};
 use crate::indices::Indices;
 use crate::kernel::fill::{Fill, repeated};
 use crate::memory::{self, Reservation};
@@ -45,13 +45,58 @@ pub(crate) struct Node {
     _bytes: Reservation,
 }
 
-/// The elements of an array.
+/// The elements of an array, and what is known of them.
 struct Value {
-    /// On the device if that holds tensors of this dtype and there are elements, else with the host. On a device a scalar has the shape `[1]`.
-    elements: DispatchTensor,
+    elements: Elements,
     /// What is known of an integer tensor that somebody used as indices.
     indices: OnceLock<Box<Indices>>,
     _bytes: Reservation,
+}
+
+/// The elements of an array: on the device if that holds tensors of this dtype and there are elements, else with the host.
+#[derive(Clone)]
+pub(crate) enum Elements {
+    /// Row-major, without gaps; truth values as bytes. Their shape and dtype are the array's: burn's own handle would say them once more, in allocations of its own, so it is made
+    /// only where a kernel of burn's wants it.
+    Host(Arc<Bytes>),
+    /// On a device a scalar has the shape `[1]`.
+    Device(Box<DispatchTensor>),
+}
+
+impl Elements {
+    /// With the host.
+    pub(crate) fn new<E: bytemuck::NoUninit + Send + Sync>(values: Vec<E>) -> Self {
+        Self::Host(Arc::new(Bytes::from_elems(values)))
+    }
+
+    /// Whether they are so many bytes, as far as the host can tell.
+    fn is_of(&self, size: usize) -> bool {
+        match self {
+            Self::Host(bytes) => bytes.len() == size,
+            Self::Device(_) => true,
+        }
+    }
+
+    /// What a kernel of the processor gave.
+    pub(crate) fn host(&self) -> Host<'_> {
+        match self {
+            Self::Host(bytes) => Host::Here(bytes),
+            Self::Device(_) => unreachable!("kernels of the processor give values that are with the host"),
+        }
+    }
+}
+
+/// What burn gives: its kernels for the processor leave gaps where they need not copy.
+impl From<DispatchTensor> for Elements {
+    fn from(value: DispatchTensor) -> Self {
+        match value.kind {
+            DispatchTensorKind::Flex(
+                BackendTensor::Float(tensor) | BackendTensor::Int(tensor) | BackendTensor::Bool(tensor),
+            ) => Self::Host(tensor.to_contiguous().data_arc()),
+            #[allow(unreachable_patterns, reason = "other kinds are in builds with other devices")]
+            _ => Self::Device(Box::new(value)),
+        }
+    }
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -94,8 +139,7 @@ impl Tensor {
         let bytes = checked_bytes(NAME, shape, DType::Boolean)?;
         check_count(NAME, shape, values.len())?;
         let reservation = memory::reserve(NAME, bytes)?;
-        let data = || TensorData::new(values.to_vec(), Shape::from(shape.to_vec()));
-        let value = placed(device, shape, DType::Boolean, || from_flex(FlexTensor::from_data(data()), DType::Boolean));
+        let value = placed(device, shape, DType::Boolean, || Elements::new(values.to_vec()));
         Ok(Self::leaf(device, value, shape, DType::Boolean, reservation))
     }
 
@@ -108,7 +152,7 @@ impl Tensor {
         if device.holds(dtype) && dtype.is_float() && count > 0 {
             let run = || {
                 let (sizes, device) = (device_shape(shape), device.dispatch());
-                Dispatch::float_full(sizes, Scalar::Float(value), &device, dtype.burn().into())
+                Elements::from(Dispatch::float_full(sizes, Scalar::Float(value), &device, dtype.burn().into()))
             };
             let value = placed(device, shape, dtype, run);
             return Ok(Self::leaf(device, value, shape, dtype, reservation));
@@ -216,24 +260,26 @@ impl Tensor {
         let bytes = checked_bytes(operation, shape, dtype)?;
         check_count(operation, shape, values.len())?;
         let reservation = memory::reserve(operation, bytes)?;
-        let value = placed(device, shape, dtype, || from_host(values, shape, dtype));
+        let value = placed(device, shape, dtype, || Elements::new(values));
         Ok(Self::leaf(device, value, shape, dtype, reservation))
     }
 
-    fn leaf(device: &Device, value: DispatchTensor, shape: &[usize], dtype: DType, reservation: Reservation) -> Self {
+    fn leaf(device: &Device, value: Elements, shape: &[usize], dtype: DType, reservation: Reservation) -> Self {
         Self::node(device, value, Sizes::from_slice(shape), dtype, false, None, reservation)
     }
 
     fn node(
         device: &Device,
-        value: DispatchTensor,
+        value: Elements,
         shape: Sizes,
         dtype: DType,
         tracked: bool,
         origin: Option<Origin>,
         reservation: Reservation,
     ) -> Self {
-        let (of_node, of_value) = reservation.split(shape.iter().product::<usize>() * dtype.size());
+        let bytes = shape.iter().product::<usize>() * dtype.size();
+        assert!(value.is_of(bytes), "a kernel gives as many elements as its result has");
+        let (of_node, of_value) = reservation.split(bytes);
         Self {
             node: Arc::new(Node {
                 id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
@@ -252,7 +298,7 @@ impl Tensor {
     pub(crate) fn as_leaf(&self, operation: &'static str, tracked: bool) -> Result<Self, Misuse> {
         let reservation = memory::reserve(operation, self.count() * self.dtype().size())?;
         let Node { device, shape, dtype, .. } = &*self.node;
-        Ok(Self::node(device, self.value(), shape.clone(), *dtype, tracked, None, reservation))
+        Ok(Self::node(device, self.elements().clone(), shape.clone(), *dtype, tracked, None, reservation))
     }
 
     /// Runs an operation whose arguments have been checked: counts the result, computes it, and records where it came from if
@@ -262,7 +308,7 @@ impl Tensor {
         shape: &[usize],
         dtype: DType,
         inputs: &[&Self],
-        run: impl FnOnce() -> DispatchTensor,
+        run: impl FnOnce() -> Elements,
         reads: Reads,
         derivative: impl Derivative + 'static,
     ) -> Result<Self, Misuse> {
@@ -292,7 +338,7 @@ impl Tensor {
         shape: &[usize],
         dtype: DType,
         inputs: &[&Self],
-        run: impl FnOnce() -> DispatchTensor,
+        run: impl FnOnce() -> Elements,
     ) -> Result<Self, Misuse> {
         let device = &inputs[0].node.device;
         check_devices(operation, device, inputs)?;
@@ -324,35 +370,51 @@ impl Tensor {
         }
     }
 
+    pub(crate) fn elements(&self) -> &Elements {
+        &self.known_value().elements
+    }
+
+    /// As burn takes it. Nothing is copied.
     pub(crate) fn value(&self) -> DispatchTensor {
-        self.known_value().elements.clone()
-    }
-
-    /// Its elements in the host's memory, row-major and without gaps; a copy only where they are not so already.
-    pub(crate) fn host(&self) -> Host {
-        match flex(&self.known_value().elements) {
-            Some(tensor) => Host(tensor.to_contiguous()),
-            None => guarded(&self.node.device, || {
-                Host(downloaded(&self.known_value().elements, &self.node.shape, self.node.dtype))
-            }),
+        match self.elements() {
+            Elements::Device(value) => (**value).clone(),
+            Elements::Host(bytes) => self.flex(bytes.clone(), self.burn_shape(self.shape())),
         }
     }
 
-    /// Its value with the host, for the processor's kernels.
+    /// Its elements in the host's memory, row-major and without gaps. They are copied only from a device.
+    pub(crate) fn host(&self) -> Host<'_> {
+        match self.elements() {
+            Elements::Host(bytes) => Host::Here(bytes),
+            Elements::Device(value) => guarded(&self.node.device, || Host::Copied(downloaded(value, self.node.dtype))),
+        }
+    }
+
+    /// Its value with the host, for burn's kernels for the processor.
     pub(crate) fn host_value(&self) -> DispatchTensor {
-        match flex(&self.known_value().elements) {
-            // On the device that is the processor, too, a scalar has another shape.
-            Some(_) if self.node.shape.is_empty() && self.is_on_device() => from_flex(self.host().0, self.node.dtype),
-            Some(_) => self.value(),
-            None => from_flex(self.host().0, self.node.dtype),
-        }
+        let bytes = match self.elements() {
+            Elements::Host(bytes) => bytes.clone(),
+            Elements::Device(value) => guarded(&self.node.device, || Arc::new(downloaded(value, self.node.dtype))),
+        };
+        self.flex(bytes, Shape::from(self.shape()))
     }
 
-    /// As [`Self::host`], of a value that is with the host.
-    pub(crate) fn host_of(value: &DispatchTensor) -> Host {
-        match flex(value) {
-            Some(tensor) => Host(tensor.to_contiguous()),
-            None => unreachable!("kernels of the processor get values that are with the host"),
+    fn flex(&self, bytes: Arc<Bytes>, shape: Shape) -> DispatchTensor {
+        let dtype = self.node.dtype;
+        let tensor = FlexTensor::from_arc(bytes, Layout::contiguous(shape), dtype.burn());
+        let tensor = match dtype {
+            DType::Float32 | DType::Float64 => BackendTensor::Float(tensor),
+            DType::Int32 | DType::Int64 => BackendTensor::Int(tensor),
+            DType::Boolean => BackendTensor::Bool(tensor),
+        };
+        DispatchTensor { kind: DispatchTensorKind::Flex(tensor), autodiff: Default::default() }
+    }
+
+    /// The same elements in another shape with as many.
+    pub(crate) fn reshaped(&self, shape: &[usize]) -> Elements {
+        match self.elements() {
+            Elements::Host(bytes) => Elements::Host(bytes.clone()),
+            Elements::Device(value) => reshaped((**value).clone(), self.burn_shape(shape), self.node.dtype).into(),
         }
     }
 
@@ -391,25 +453,12 @@ fn constant<E: Fill + PartialEq>(count: usize, value: E) -> Vec<E> {
 }
 
 /// A result without elements needs no kernel, and some of burn's kernels panic on one.
-fn run_unless_empty(
-    device: &Device,
-    shape: &[usize],
-    dtype: DType,
-    run: impl FnOnce() -> DispatchTensor,
-) -> DispatchTensor {
-    if !shape.contains(&0) {
-        Stop::current().check();
-        return placed(device, shape, dtype, run);
+fn run_unless_empty(device: &Device, shape: &[usize], dtype: DType, run: impl FnOnce() -> Elements) -> Elements {
+    if shape.contains(&0) {
+        return Elements::new(Vec::<u8>::new());
     }
-    let sizes = Shape::from(shape.to_vec());
-    let data = match dtype {
-        DType::Float32 => TensorData::new(Vec::<f32>::new(), sizes),
-        DType::Float64 => TensorData::new(Vec::<f64>::new(), sizes),
-        DType::Int32 => TensorData::new(Vec::<i32>::new(), sizes),
-        DType::Int64 => TensorData::new(Vec::<i64>::new(), sizes),
-        DType::Boolean => TensorData::new(Vec::<bool>::new(), sizes),
-    };
-    from_flex(FlexTensor::from_data(data), dtype)
+    context::check_stopped();
+    placed(device, shape, dtype, run)
 }
 
 impl fmt::Debug for Tensor {
@@ -422,7 +471,7 @@ impl fmt::Debug for Tensor {
 /// the stack.
 impl Drop for Node {
     fn drop(&mut self) {
-        let mut pending: Vec<Tensor> = self.origin.take().map(|origin| origin.inputs.into_vec()).unwrap_or_default();
+        let mut pending: SmallVec<[Tensor; 3]> = self.origin.take().map(|origin| origin.inputs).unwrap_or_default();
         while let Some(tensor) = pending.pop() {
             if let Some(mut node) = Arc::into_inner(tensor.node)
                 && let Some(origin) = node.origin.take()
@@ -434,47 +483,37 @@ impl Drop for Node {
 }
 
 /// Elements in the host's memory, row-major.
-pub(crate) struct Host(FlexTensor);
+pub(crate) enum Host<'a> {
+    Here(&'a [u8]),
+    Copied(Bytes),
+}
 
-impl Host {
+impl Host<'_> {
     /// The elements; `E` MUST be the tensor's dtype, which every caller has matched on.
-    pub(crate) fn values<E: Element + bytemuck::Pod>(&self) -> &[E] {
-        self.0.as_slice::<E>().unwrap_or(&[])
+    pub(crate) fn values<E: bytemuck::AnyBitPattern>(&self) -> &[E] {
+        bytemuck::try_cast_slice(self.bytes()).unwrap_or(&[])
     }
 
     /// The bytes of a boolean tensor, 0 or 1 each.
     pub(crate) fn bytes(&self) -> &[u8] {
-        let start = self.0.layout().start_offset();
-        &self.0.bytes()[start..start + self.0.layout().num_elements()]
-    }
-}
-
-/// The value if it is with the host.
-fn flex(value: &DispatchTensor) -> Option<&FlexTensor> {
-    match &value.kind {
-        DispatchTensorKind::Flex(
-            BackendTensor::Float(tensor) | BackendTensor::Int(tensor) | BackendTensor::Bool(tensor),
-        ) => Some(tensor),
-        #[allow(unreachable_patterns, reason = "other kinds are in builds with other devices")]
-        _ => None,
+        match self {
+            Self::Here(bytes) => bytes,
+            Self::Copied(bytes) => bytes,
+        }
     }
 }
 
 /// What `run` gives, brought to where tensors of this device, shape and dtype are.
 #[inline]
-fn placed(device: &Device, shape: &[usize], dtype: DType, run: impl FnOnce() -> DispatchTensor) -> DispatchTensor {
+fn placed(device: &Device, shape: &[usize], dtype: DType, run: impl FnOnce() -> Elements) -> Elements {
     if *device == Device::cpu() {
         return run();
     }
     let holds = device.holds(dtype) && !shape.contains(&0);
-    guarded(device, || {
-        let value = run();
-        match (holds, flex(&value).is_some()) {
-            (true, true) if device.is_accelerator() => uploaded(value, device, shape, dtype),
-            (true, true) if shape.is_empty() && value.rank() == 0 => reshaped(value, device_shape(shape), dtype),
-            (false, false) => from_flex(downloaded(&value, shape, dtype), dtype),
-            _ => value,
-        }
+    guarded(device, || match run() {
+        Elements::Host(bytes) if holds && device.is_accelerator() => uploaded(bytes, device, shape, dtype).into(),
+        Elements::Device(value) if !holds => Elements::Host(Arc::new(downloaded(&value, dtype))),
+        elements => elements,
     })
 }
 
@@ -512,16 +551,10 @@ pub(crate) fn device_shape(shape: &[usize]) -> Shape {
     Shape::from(if shape.is_empty() { vec![1] } else { shape.to_vec() })
 }
 
-/// Copies a value from the host's memory to a device's.
-fn uploaded(value: DispatchTensor, device: &Device, shape: &[usize], dtype: DType) -> DispatchTensor {
-    let DispatchTensorKind::Flex(
-        BackendTensor::Float(tensor) | BackendTensor::Int(tensor) | BackendTensor::Bool(tensor),
-    ) = value.kind
-    else {
-        unreachable!("the value is with the host");
-    };
-    let (bytes, _, stored) = tensor.into_data().into_parts();
-    let data = TensorData::from_bytes(bytes, device_shape(shape), stored);
+/// Copies elements from the host's memory to a device's.
+fn uploaded(bytes: Arc<Bytes>, device: &Device, shape: &[usize], dtype: DType) -> DispatchTensor {
+    let bytes = Arc::try_unwrap(bytes).unwrap_or_else(|shared| (*shared).clone());
+    let data = TensorData::from_bytes(bytes, device_shape(shape), dtype.burn());
     match dtype {
         DType::Boolean => Dispatch::bool_from_data(data.convert_dtype(device.booleans().into()), &device.dispatch()),
         dtype if dtype.is_integer() => Dispatch::int_from_data(data, &device.dispatch()),
@@ -530,7 +563,7 @@ fn uploaded(value: DispatchTensor, device: &Device, shape: &[usize], dtype: DTyp
 }
 
 /// Copies a value from a device's memory to the host's, and waits for what computes it. Panics if the device failed.
-fn downloaded(value: &DispatchTensor, shape: &[usize], dtype: DType) -> FlexTensor {
+fn downloaded(value: &DispatchTensor, dtype: DType) -> Bytes {
     let value = value.clone();
     let data = match value.dtype() {
         stored if stored.is_float() => read_sync(Dispatch::float_into_data(value)),
@@ -538,34 +571,13 @@ fn downloaded(value: &DispatchTensor, shape: &[usize], dtype: DType) -> FlexTens
         _ => read_sync(Dispatch::int_into_data(value)),
     };
     let data = data.unwrap_or_else(|error| panic!("{error}"));
-    let layout = Layout::contiguous(Shape::from(shape.to_vec()));
-    let bytes = match dtype {
+    match dtype {
         DType::Float32 => Bytes::from_elems(data.iter::<f32>().collect::<Vec<_>>()),
         DType::Float64 => Bytes::from_elems(data.iter::<f64>().collect::<Vec<_>>()),
         DType::Int32 => Bytes::from_elems(data.iter::<i32>().collect::<Vec<_>>()),
         DType::Int64 => Bytes::from_elems(data.iter::<i64>().collect::<Vec<_>>()),
         DType::Boolean => Bytes::from_elems(data.iter::<bool>().collect::<Vec<_>>()),
-    };
-    FlexTensor::new(bytes, layout, dtype.burn())
-}
-
-/// Wraps elements from the host's memory as a value of `dtype`.
-pub(crate) fn from_host<E: Element + bytemuck::NoUninit + Send + Sync>(
-    values: Vec<E>,
-    shape: &[usize],
-    dtype: DType,
-) -> DispatchTensor {
-    let layout = Layout::contiguous(Shape::from(shape.to_vec()));
-    from_flex(FlexTensor::new(Bytes::from_elems(values), layout, dtype.burn()), dtype)
-}
-
-fn from_flex(tensor: FlexTensor, dtype: DType) -> DispatchTensor {
-    let tensor = match dtype {
-        DType::Float32 | DType::Float64 => BackendTensor::Float(tensor),
-        DType::Int32 | DType::Int64 => BackendTensor::Int(tensor),
-        DType::Boolean => BackendTensor::Bool(tensor),
-    };
-    DispatchTensor { kind: DispatchTensorKind::Flex(tensor), autodiff: Default::default() }
+    }
 }
 
 /// The bytes of a tensor of this shape, if it may exist at all.

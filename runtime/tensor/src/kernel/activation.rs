@@ -3,12 +3,10 @@
 //! With `s = sigmoid(a)` and `t = 1 - s = sigmoid(-a)` every derivative of the sigmoid is a polynomial: that of order `n > 0` is `s t Q_n(s)`, where
 //! `Q_1 = 1` and `Q_(n+1) = (1 - 2 s) Q_n + s t Q_n'`. `a s` has the derivatives `a s^(n) + n s^(n-1)` by Leibniz's rule.
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::{in_parts, map, zip};
 use super::{Real, for_float};
 use crate::Tensor;
-use crate::tensor::from_host;
+use crate::tensor::Elements;
 
 /// A function of one number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +113,7 @@ fn evaluated<R: Real>(a: &[R], factor: Option<&[R]>, value: impl Fn(R) -> R + Co
 }
 
 /// The derivative of this order of the function at each element, times `factor` where there is one.
-pub(crate) fn derivative(function: Activation, a: &Tensor, factor: Option<&Tensor>, order: usize) -> DispatchTensor {
+pub(crate) fn derivative(function: Activation, a: &Tensor, factor: Option<&Tensor>, order: usize) -> Elements {
     let (host, factor_host) = (a.host(), factor.map(Tensor::host));
     for_float!(a.dtype(), R => {
         let (a_values, factor) = (host.values::<R>(), factor_host.as_ref().map(|factor| factor.values::<R>()));
@@ -143,12 +141,12 @@ pub(crate) fn derivative(function: Activation, a: &Tensor, factor: Option<&Tenso
                 evaluated(a_values, factor, #[inline(always)] |a| derivative.at(a))
             }
         };
-        from_host(values, a.shape(), a.dtype())
+        Elements::new(values)
     })
 }
 
 /// `values * sigmoid(gates)` for rows of values, then gates.
-pub(crate) fn gated(a: &Tensor, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn gated(a: &Tensor, shape: &[usize]) -> Elements {
     let half = shape.last().copied().unwrap_or(1);
     let host = a.host();
     for_float!(a.dtype(), R => {
@@ -159,12 +157,12 @@ pub(crate) fn gated(a: &Tensor, shape: &[usize]) -> DispatchTensor {
                 *slot = *value * sigmoid_pair(*gate).0;
             }
         });
-        from_host(values, shape, a.dtype())
+        Elements::new(values)
     })
 }
 
 /// The transposed Jacobian of [`gated`] times `c`: `[c s, c v s']` for rows of `v`, then gates.
-pub(crate) fn gated_gradient(a: &Tensor, c: &Tensor) -> DispatchTensor {
+pub(crate) fn gated_gradient(a: &Tensor, c: &Tensor) -> Elements {
     let half = c.shape().last().copied().unwrap_or(1);
     let (host, c_host) = (a.host(), c.host());
     for_float!(a.dtype(), R => {
@@ -180,12 +178,12 @@ pub(crate) fn gated_gradient(a: &Tensor, c: &Tensor) -> DispatchTensor {
                 by_gates[k] = through * values[k] * t;
             }
         });
-        from_host(values, a.shape(), a.dtype())
+        Elements::new(values)
     })
 }
 
 /// The Jacobian of [`gated`] times `u`, which has `a`'s shape: `u_v s + u_g v s'`.
-pub(crate) fn gated_tangent(a: &Tensor, u: &Tensor, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn gated_tangent(a: &Tensor, u: &Tensor, shape: &[usize]) -> Elements {
     let half = shape.last().copied().unwrap_or(1);
     let (host, u_host) = (a.host(), u.host());
     for_float!(a.dtype(), R => {
@@ -198,12 +196,12 @@ pub(crate) fn gated_tangent(a: &Tensor, u: &Tensor, shape: &[usize]) -> Dispatch
                 *slot = s * (by_gates[k] * values[k]).mul_add(t, by_values[k]);
             }
         });
-        from_host(values, shape, a.dtype())
+        Elements::new(values)
     })
 }
 
 /// The gradient by `a` of `c . J(a) u`: `[c u_g s', c (u_v s' + u_g v s'')]`.
-pub(crate) fn gated_curvature(a: &Tensor, c: &Tensor, u: &Tensor) -> DispatchTensor {
+pub(crate) fn gated_curvature(a: &Tensor, c: &Tensor, u: &Tensor) -> Elements {
     let half = c.shape().last().copied().unwrap_or(1);
     let (host, c_host, u_host) = (a.host(), c.host(), u.host());
     for_float!(a.dtype(), R => {
@@ -221,7 +219,7 @@ pub(crate) fn gated_curvature(a: &Tensor, c: &Tensor, u: &Tensor) -> DispatchTen
                 by_gates[k] = slope * (u_gates[k] * values[k]).mul_add(t - s, u_values[k]);
             }
         });
-        from_host(values, a.shape(), a.dtype())
+        Elements::new(values)
     })
 }
 

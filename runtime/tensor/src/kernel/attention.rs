@@ -6,8 +6,6 @@
 use std::array;
 use std::ops::Range;
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::in_uneven_parts;
 use super::product::{HEIGHT, copy_few, is_single, sums};
 use super::segment::Groups;
@@ -16,7 +14,7 @@ use super::{Real, Vectors, for_float, softmax};
 use crate::Tensor;
 use crate::context::Stop;
 use crate::memory::Reservation;
-use crate::tensor::from_host;
+use crate::tensor::Elements;
 
 /// The most rows that are worked on together, which share what is read.
 const ROWS: usize = HEIGHT;
@@ -101,7 +99,7 @@ impl Neighbourhoods {
 }
 
 /// `out[h, i, j] = sum over d of left[i, h, d] * right[j, h, d]` for rows `i` and `j` of each segment; `left` and `right` are `[rows, heads * width]`.
-pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourhoods) -> Elements {
     let (features, dtype) = (left.shape()[1], left.dtype());
     let (left_host, right_host) = (left.host(), right.host());
     let (width, stop) = (features / neighbourhoods.heads, Stop::current());
@@ -116,7 +114,7 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
                 scores_of_segment::<R, NARROW>(&left, &right, width, part, &stop);
             }
         });
-        from_host(values, &[neighbourhoods.entries()], dtype)
+        Elements::new(values)
     })
 }
 
@@ -225,12 +223,7 @@ fn turn<R: Real, const WIDTH: usize>(rows: &[&[R]], columns: Range<usize>, panel
 }
 
 /// `out[i, h, d] = sum over j of weights[h, i, j] * rows[j, h, d]`, or with `transposed` the sum over `i` of `weights[h, i, j] * rows[i, h, d]`.
-pub(crate) fn mix(
-    weights: &Tensor,
-    rows: &Tensor,
-    neighbourhoods: &Neighbourhoods,
-    transposed: bool,
-) -> DispatchTensor {
+pub(crate) fn mix(weights: &Tensor, rows: &Tensor, neighbourhoods: &Neighbourhoods, transposed: bool) -> Elements {
     let features = rows.shape()[1];
     let (width, stop) = (features / neighbourhoods.heads, Stop::current());
     let (weights_host, rows_host) = (weights.host(), rows.host());
@@ -246,7 +239,7 @@ pub(crate) fn mix(
                 mix_of_segment::<R, NARROW>(weights, &rows, width, transposed, part, &stop);
             }
         });
-        from_host(results, rows.shape(), rows.dtype())
+        Elements::new(results)
     })
 }
 
@@ -354,7 +347,7 @@ fn store<R: Real, const HEIGHT: usize, const WIDTH: usize>(
 }
 
 /// `out[h, i, j] = values[j]`.
-pub(crate) fn columns(values: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+pub(crate) fn columns(values: &Tensor, neighbourhoods: &Neighbourhoods) -> Elements {
     let host = values.host();
     for_float!(values.dtype(), R => {
         let values_of_rows = host.values::<R>();
@@ -364,12 +357,12 @@ pub(crate) fn columns(values: &Tensor, neighbourhoods: &Neighbourhoods) -> Dispa
                 if row.len() < WIDE { copy_few(&row, out) } else { out.copy_from_slice(&row) }
             }
         });
-        from_host(weights, &[neighbourhoods.entries()], values.dtype())
+        Elements::new(weights)
     })
 }
 
 /// The transpose of [`columns`]: `out[j]` is the sum over `h` and `i` of `weights[h, i, j]`.
-pub(crate) fn column_sums(weights: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+pub(crate) fn column_sums(weights: &Tensor, neighbourhoods: &Neighbourhoods) -> Elements {
     let host = weights.host();
     for_float!(weights.dtype(), R => {
         let weights_values = host.values::<R>();
@@ -378,7 +371,7 @@ pub(crate) fn column_sums(weights: &Tensor, neighbourhoods: &Neighbourhoods) -> 
                 part.iter_mut().zip(row).for_each(|(sum, weight)| *sum += *weight);
             }
         });
-        from_host(sums, &[neighbourhoods.groups.count()], weights.dtype())
+        Elements::new(sums)
     })
 }
 
@@ -413,7 +406,7 @@ fn total<R: Real>(values: impl Iterator<Item = R>) -> R {
 
 /// Softmax of every row, whose numbers are multiplied by `scale` first, and moved by the bias of the row that they are of: the softmax over `j` of
 /// `scale * scores[h, i, j] + bias[j]`.
-pub(crate) fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+pub(crate) fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, neighbourhoods: &Neighbourhoods) -> Elements {
     let (scores_host, bias_host, stop) = (scores.host(), bias.host(), Stop::current());
     for_float!(scores.dtype(), R => {
         let (all_scores, bias, scale) = (scores_host.values::<R>(), bias_host.values::<R>(), R::from_f64(scale));
@@ -432,40 +425,40 @@ pub(crate) fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, neighbourhoods
                 softmax::of_rows(out, size);
             }
         });
-        from_host(values, scores.shape(), scores.dtype())
+        Elements::new(values)
     })
 }
 
 /// The product of every row with the Jacobian of the softmax `y`.
-pub(crate) fn softmax_product(y: &Tensor, g: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+pub(crate) fn softmax_product(y: &Tensor, g: &Tensor, neighbourhoods: &Neighbourhoods) -> Elements {
     let (y_host, g_host) = (y.host(), g.host());
     for_float!(y.dtype(), R => {
         let inputs = [y_host.values(), g_host.values()];
         #[expect(clippy::redundant_closure, reason = "the function itself would be called, not compiled for the vector unit at hand")]
         let values = for_each_row::<R, 2>(inputs, neighbourhoods, #[inline(always)] |rows, out| softmax::product(rows, out));
-        from_host(values, y.shape(), y.dtype())
+        Elements::new(values)
     })
 }
 
 /// For every row, the gradient by `y` of that product's with `u`.
-pub(crate) fn softmax_curvature([y, g, u]: [&Tensor; 3], neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+pub(crate) fn softmax_curvature([y, g, u]: [&Tensor; 3], neighbourhoods: &Neighbourhoods) -> Elements {
     let hosts = [y, g, u].map(Tensor::host);
     for_float!(y.dtype(), R => {
         let inputs = [hosts[0].values(), hosts[1].values(), hosts[2].values()];
         #[expect(clippy::redundant_closure, reason = "the function itself would be called, not compiled for the vector unit at hand")]
         let values = for_each_row::<R, 3>(inputs, neighbourhoods, #[inline(always)] |rows, out| softmax::curvature(rows, out));
-        from_host(values, y.shape(), y.dtype())
+        Elements::new(values)
     })
 }
 
 /// Every entry becomes the sum of its row.
-pub(crate) fn row_sums(weights: &Tensor, neighbourhoods: &Neighbourhoods) -> DispatchTensor {
+pub(crate) fn row_sums(weights: &Tensor, neighbourhoods: &Neighbourhoods) -> Elements {
     let host = weights.host();
     for_float!(weights.dtype(), R => {
         let values = for_each_row::<R, 1>([host.values()], neighbourhoods, #[inline(always)] |[row], out| {
             out.fill(total(row.iter().copied()));
         });
-        from_host(values, weights.shape(), weights.dtype())
+        Elements::new(values)
     })
 }
 

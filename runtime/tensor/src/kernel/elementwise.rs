@@ -1,11 +1,9 @@
 //! Arithmetic on each element, for the ways of stretching that networks use: none, one row for all, one element for each row, one for all.
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::{Fill, map, map_parts, zip, zip_column, zip_row, zip3};
 use super::{Real, for_float};
-use crate::tensor::from_host;
-use crate::{DType, Tensor};
+use crate::Tensor;
+use crate::tensor::Elements;
 
 /// A function of two elements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +74,9 @@ fn stretch(a: &[usize], b: &[usize]) -> Option<Stretch> {
     (b.len() == a.len() && a[..kept] == b[..kept]).then(|| Stretch::Column(a[kept..].iter().product()))
 }
 
-/// Both operands to one result of `$dtype` and `$shape`, with one loop for each way of stretching and each function, so that each is vectorised.
+/// Both operands to one result, with one loop for each way of stretching and each function, so that each is vectorised.
 macro_rules! combined {
-    ($large:expr, $small:expr, $stretch:expr, $dtype:expr, |$x:ident, $y:ident| $value:expr) => {{
+    ($large:expr, $small:expr, $stretch:expr, |$x:ident, $y:ident| $value:expr) => {{
         let (large_host, small_host) = ($large.host(), $small.host());
         for_float!($large.dtype(), R => {
             let (large, small) = (large_host.values::<R>(), small_host.values::<R>());
@@ -91,7 +89,7 @@ macro_rules! combined {
                     map(large, #[inline(always)] move |$x: R| $value)
                 }
             };
-            from_host(values, $large.shape(), $dtype)
+            Elements::new(values)
         })
     }};
 }
@@ -103,26 +101,26 @@ pub(crate) fn has_kernel(a: &Tensor, b: &Tensor, result: &[usize]) -> bool {
 }
 
 /// `a` and `b` combined to a tensor of shape `result`; none where neither of them has that shape, or the other stretches in an unusual way.
-pub(crate) fn arithmetic(function: Arithmetic, a: &Tensor, b: &Tensor, result: &[usize]) -> Option<DispatchTensor> {
+pub(crate) fn arithmetic(function: Arithmetic, a: &Tensor, b: &Tensor, result: &[usize]) -> Option<Elements> {
     if a.shape() == result {
         let stretch = stretch(a.shape(), b.shape())?;
         return Some(match function {
-            Arithmetic::Add => combined!(a, b, stretch, a.dtype(), |a, b| a + b),
-            Arithmetic::Subtract => combined!(a, b, stretch, a.dtype(), |a, b| a - b),
-            Arithmetic::Multiply => combined!(a, b, stretch, a.dtype(), |a, b| a * b),
-            Arithmetic::Divide => combined!(a, b, stretch, a.dtype(), |a, b| a / b),
-            Arithmetic::Larger => combined!(a, b, stretch, a.dtype(), |a, b| Arithmetic::larger(a, b)),
-            Arithmetic::Smaller => combined!(a, b, stretch, a.dtype(), |a, b| Arithmetic::smaller(a, b)),
+            Arithmetic::Add => combined!(a, b, stretch, |a, b| a + b),
+            Arithmetic::Subtract => combined!(a, b, stretch, |a, b| a - b),
+            Arithmetic::Multiply => combined!(a, b, stretch, |a, b| a * b),
+            Arithmetic::Divide => combined!(a, b, stretch, |a, b| a / b),
+            Arithmetic::Larger => combined!(a, b, stretch, |a, b| Arithmetic::larger(a, b)),
+            Arithmetic::Smaller => combined!(a, b, stretch, |a, b| Arithmetic::smaller(a, b)),
         });
     }
     let stretch = (b.shape() == result).then(|| stretch(b.shape(), a.shape()))??;
     Some(match function {
-        Arithmetic::Add => combined!(b, a, stretch, a.dtype(), |b, a| a + b),
-        Arithmetic::Subtract => combined!(b, a, stretch, a.dtype(), |b, a| a - b),
-        Arithmetic::Multiply => combined!(b, a, stretch, a.dtype(), |b, a| a * b),
-        Arithmetic::Divide => combined!(b, a, stretch, a.dtype(), |b, a| a / b),
-        Arithmetic::Larger => combined!(b, a, stretch, a.dtype(), |b, a| Arithmetic::larger(a, b)),
-        Arithmetic::Smaller => combined!(b, a, stretch, a.dtype(), |b, a| Arithmetic::smaller(a, b)),
+        Arithmetic::Add => combined!(b, a, stretch, |b, a| a + b),
+        Arithmetic::Subtract => combined!(b, a, stretch, |b, a| a - b),
+        Arithmetic::Multiply => combined!(b, a, stretch, |b, a| a * b),
+        Arithmetic::Divide => combined!(b, a, stretch, |b, a| a / b),
+        Arithmetic::Larger => combined!(b, a, stretch, |b, a| Arithmetic::larger(a, b)),
+        Arithmetic::Smaller => combined!(b, a, stretch, |b, a| Arithmetic::smaller(a, b)),
     })
 }
 
@@ -135,34 +133,33 @@ pub(crate) enum Comparison {
 }
 
 /// As [`arithmetic`], with truth values.
-pub(crate) fn comparison(function: Comparison, a: &Tensor, b: &Tensor, result: &[usize]) -> Option<DispatchTensor> {
-    const TRUTH: DType = DType::Boolean;
+pub(crate) fn comparison(function: Comparison, a: &Tensor, b: &Tensor, result: &[usize]) -> Option<Elements> {
     if a.shape() == result {
         let stretch = stretch(a.shape(), b.shape())?;
         return Some(match function {
-            Comparison::Equal => combined!(a, b, stretch, TRUTH, |a, b| a == b),
-            Comparison::Less => combined!(a, b, stretch, TRUTH, |a, b| a < b),
-            Comparison::LessEqual => combined!(a, b, stretch, TRUTH, |a, b| a <= b),
+            Comparison::Equal => combined!(a, b, stretch, |a, b| a == b),
+            Comparison::Less => combined!(a, b, stretch, |a, b| a < b),
+            Comparison::LessEqual => combined!(a, b, stretch, |a, b| a <= b),
         });
     }
     let stretch = (b.shape() == result).then(|| stretch(b.shape(), a.shape()))??;
     Some(match function {
-        Comparison::Equal => combined!(b, a, stretch, TRUTH, |b, a| a == b),
-        Comparison::Less => combined!(b, a, stretch, TRUTH, |b, a| a < b),
-        Comparison::LessEqual => combined!(b, a, stretch, TRUTH, |b, a| a <= b),
+        Comparison::Equal => combined!(b, a, stretch, |b, a| a == b),
+        Comparison::Less => combined!(b, a, stretch, |b, a| a < b),
+        Comparison::LessEqual => combined!(b, a, stretch, |b, a| a <= b),
     })
 }
 
 /// Neither NaN nor infinite.
-pub(crate) fn is_finite(a: &Tensor) -> DispatchTensor {
+pub(crate) fn is_finite(a: &Tensor) -> Elements {
     let host = a.host();
     for_float!(a.dtype(), R => {
-        from_host(map(host.values::<R>(), #[inline(always)] |a: R| a.is_finite()), a.shape(), DType::Boolean)
+        Elements::new(map(host.values::<R>(), #[inline(always)] |a: R| a.is_finite()))
     })
 }
 
 /// Whether both are true, or with `any` at least one; operands have one shape.
-pub(crate) fn logical(a: &Tensor, b: &Tensor, any: bool) -> DispatchTensor {
+pub(crate) fn logical(a: &Tensor, b: &Tensor, any: bool) -> Elements {
     let (a_host, b_host) = (a.host(), b.host());
     let (a_bytes, b_bytes) = (a_host.bytes(), b_host.bytes());
     let values = match any {
@@ -179,24 +176,20 @@ pub(crate) fn logical(a: &Tensor, b: &Tensor, any: bool) -> DispatchTensor {
             |a: u8, b: u8| (a != 0) & (b != 0),
         ),
     };
-    from_host(values, a.shape(), DType::Boolean)
+    Elements::new(values)
 }
 
 /// It is false.
-pub(crate) fn logical_not(a: &Tensor) -> DispatchTensor {
-    from_host(
-        map(
-            a.host().bytes(),
-            #[inline(always)]
-            |a: u8| a == 0,
-        ),
-        a.shape(),
-        DType::Boolean,
-    )
+pub(crate) fn logical_not(a: &Tensor) -> Elements {
+    Elements::new(map(
+        a.host().bytes(),
+        #[inline(always)]
+        |a: u8| a == 0,
+    ))
 }
 
 /// `a` where `condition` is true, else `b`, in the shape of `condition`; none unless each of the others has that shape, too, or is one element.
-pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor) -> Option<DispatchTensor> {
+pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor) -> Option<Elements> {
     fn chosen<T: Fill>(condition: &[u8], a: &[T], b: &[T]) -> Vec<T> {
         let (first, second) = (a.first().copied().unwrap_or_default(), b.first().copied().unwrap_or_default());
         match (a.len() == condition.len(), b.len() == condition.len()) {
@@ -234,25 +227,25 @@ pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor) -> Option
     }
     let (condition_host, a_host, b_host) = (condition.host(), a.host(), b.host());
     Some(for_float!(a.dtype(), R => {
-        from_host(chosen::<R>(condition_host.bytes(), a_host.values(), b_host.values()), condition.shape(), a.dtype())
+        Elements::new(chosen::<R>(condition_host.bytes(), a_host.values(), b_host.values()))
     }))
 }
 
 /// `a * factor`.
-pub(crate) fn scaled(a: &Tensor, factor: f64) -> DispatchTensor {
+pub(crate) fn scaled(a: &Tensor, factor: f64) -> Elements {
     let host = a.host();
     for_float!(a.dtype(), R => {
         let factor = R::from_f64(factor);
-        from_host(map(host.values::<R>(), #[inline(always)] move |a| a * factor), a.shape(), a.dtype())
+        Elements::new(map(host.values::<R>(), #[inline(always)] move |a| a * factor))
     })
 }
 
 /// `a + term`.
-pub(crate) fn shifted(a: &Tensor, term: f64) -> DispatchTensor {
+pub(crate) fn shifted(a: &Tensor, term: f64) -> Elements {
     let host = a.host();
     for_float!(a.dtype(), R => {
         let term = R::from_f64(term);
-        from_host(map(host.values::<R>(), #[inline(always)] move |a| a + term), a.shape(), a.dtype())
+        Elements::new(map(host.values::<R>(), #[inline(always)] move |a| a + term))
     })
 }
 
@@ -273,7 +266,7 @@ pub(crate) enum Function {
 }
 
 /// The function of every element.
-pub(crate) fn function(function: Function, a: &Tensor) -> DispatchTensor {
+pub(crate) fn function(function: Function, a: &Tensor) -> Elements {
     let host = a.host();
     for_float!(a.dtype(), R => {
         let a_values = host.values::<R>();
@@ -295,7 +288,7 @@ pub(crate) fn function(function: Function, a: &Tensor) -> DispatchTensor {
             Function::Tanh => map(a_values, #[inline(always)] |a: R| Real::tanh(a)),
             Function::Erf => map(a_values, #[inline(always)] |a: R| Real::erf(a)),
         };
-        from_host(values, a.shape(), a.dtype())
+        Elements::new(values)
     })
 }
 
@@ -325,7 +318,7 @@ fn angles<R: Real>(a: &[R], usual: impl Fn(R) -> R + Send + Sync, any: impl Fn(R
 }
 
 /// `a` between the bounds; a NaN stays one.
-pub(crate) fn clamp(a: &Tensor, low: f64, high: f64) -> DispatchTensor {
+pub(crate) fn clamp(a: &Tensor, low: f64, high: f64) -> Elements {
     let host = a.host();
     for_float!(a.dtype(), R => {
         let (low, high) = (R::from_f64(low), R::from_f64(high));
@@ -333,12 +326,12 @@ pub(crate) fn clamp(a: &Tensor, low: f64, high: f64) -> DispatchTensor {
             let a = if a < low { low } else { a };
             if a > high { high } else { a }
         });
-        from_host(values, a.shape(), a.dtype())
+        Elements::new(values)
     })
 }
 
 /// `a ^ exponent`. Whole and half powers up to 4 are products and roots; others are the standard library's.
-pub(crate) fn power(a: &Tensor, exponent: f64) -> DispatchTensor {
+pub(crate) fn power(a: &Tensor, exponent: f64) -> Elements {
     let host = a.host();
     let doubled = 2.0 * exponent.abs();
     for_float!(a.dtype(), R => {
@@ -365,6 +358,6 @@ pub(crate) fn power(a: &Tensor, exponent: f64) -> DispatchTensor {
             8.0 => product!(|x| (x * x) * (x * x)),
             _ => map(values, move |x: R| R::from_f64(x.to_f64().powf(exponent))),
         };
-        from_host(powers, a.shape(), a.dtype())
+        Elements::new(powers)
     })
 }

@@ -6,12 +6,10 @@
 
 use std::ops::Range;
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::{in_parts, in_uneven_parts};
 use super::{MULTIPLICATIONS, Real, for_float};
 use crate::Tensor;
-use crate::tensor::from_host;
+use crate::tensor::Elements;
 
 /// The factor that makes the real or imaginary part of `V_l^|m|` orthonormal on the sphere.
 pub(crate) fn norm(l: usize, m: usize) -> f64 {
@@ -28,7 +26,7 @@ fn place(l: usize, m: isize) -> usize {
 /// The vectors that are worked on together.
 const LANES: usize = 8;
 
-pub(crate) fn forward(vectors: &Tensor, max_degree: usize, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn forward(vectors: &Tensor, max_degree: usize, shape: &[usize]) -> Elements {
     let host = vectors.host();
     let width = shape[1];
     let norms: Vec<f64> = (0..=max_degree).flat_map(|l| (0..=l).map(move |m| norm(l, m))).collect();
@@ -42,7 +40,7 @@ pub(crate) fn forward(vectors: &Tensor, max_degree: usize, shape: &[usize]) -> D
             }
             fill(rows, width, lanes, max_degree, &norms);
         });
-        from_host(values, shape, vectors.dtype())
+        Elements::new(values)
     })
 }
 
@@ -132,7 +130,7 @@ type Product<R> = (usize, usize, usize, R);
 
 /// In each row `out[columns[c]] += factor * a[columns[roles[0]]] * b[columns[roles[1]]]` for all terms, where `c` is the role that neither operand has: 0 is that of vectors, 1 of
 /// lower harmonics and 2 of harmonics.
-pub(crate) fn partial(a: &Tensor, b: &Tensor, roles: [usize; 2], terms: &[Term], shape: &[usize]) -> DispatchTensor {
+pub(crate) fn partial(a: &Tensor, b: &Tensor, roles: [usize; 2], terms: &[Term], shape: &[usize]) -> Elements {
     let (a_host, b_host) = (a.host(), b.host());
     let ([a_width, b_width], width) = ([a.shape()[1], b.shape()[1]], shape[1]);
     let role = 3 - roles[0] - roles[1];
@@ -160,7 +158,7 @@ pub(crate) fn partial(a: &Tensor, b: &Tensor, roles: [usize; 2], terms: &[Term],
                 }
             }
         });
-        from_host(values, shape, a.dtype())
+        Elements::new(values)
     })
 }
 

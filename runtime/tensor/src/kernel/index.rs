@@ -2,16 +2,14 @@
 
 use std::ops::Range;
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::{Fill, copied, in_parts};
-use super::{Real, around, for_elements, for_float, helpers, truths, vectorised};
+use super::{Real, around, for_elements, for_float, helpers, vectorised};
 use crate::Tensor;
 use crate::context::Stop;
-use crate::tensor::from_host;
+use crate::tensor::Elements;
 
 /// `out[.., k, ..] = a[.., indices[k], ..]`.
-pub(crate) fn select(a: &Tensor, axis: usize, indices: &Tensor, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn select(a: &Tensor, axis: usize, indices: &Tensor) -> Elements {
     fn selected<T: Fill>(values: &[T], places: &[i64], [outer, size, inner]: [usize; 3]) -> Vec<T> {
         if inner == 1 {
             return in_parts(
@@ -31,11 +29,11 @@ pub(crate) fn select(a: &Tensor, axis: usize, indices: &Tensor, shape: &[usize])
     }
     let (outer, size, inner) = around(a.shape(), axis);
     let places = indices.host();
-    for_elements!(a, |values| selected(values, places.values::<i64>(), [outer, size, inner]), shape)
+    for_elements!(a, |values| selected(values, places.values::<i64>(), [outer, size, inner]))
 }
 
 /// `out[.., k, ..] = a[.., indices[.., k, ..], ..]`.
-pub(crate) fn gather(a: &Tensor, axis: usize, indices: &Tensor) -> DispatchTensor {
+pub(crate) fn gather(a: &Tensor, axis: usize, indices: &Tensor) -> Elements {
     fn gathered<T: Fill>(values: &[T], places: &[i64], count: usize, [size, inner]: [usize; 2]) -> Vec<T> {
         in_parts(
             places.len(),
@@ -57,11 +55,11 @@ pub(crate) fn gather(a: &Tensor, axis: usize, indices: &Tensor) -> DispatchTenso
     }
     let (_, size, inner) = around(a.shape(), axis);
     let (places, count) = (indices.host(), indices.shape()[axis]);
-    for_elements!(a, |values| gathered(values, places.values::<i64>(), count, [size, inner]), indices.shape())
+    for_elements!(a, |values| gathered(values, places.values::<i64>(), count, [size, inner]))
 }
 
 /// `out[.., indices[k], ..] += a[.., k, ..]`, in the order of `k`.
-pub(crate) fn index_add(a: &Tensor, axis: usize, indices: &Tensor, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn index_add(a: &Tensor, axis: usize, indices: &Tensor, shape: &[usize]) -> Elements {
     let (_, size, inner) = around(shape, axis);
     let (host, places) = (a.host(), indices.host());
     let places = places.values::<i64>();
@@ -79,12 +77,12 @@ pub(crate) fn index_add(a: &Tensor, axis: usize, indices: &Tensor, shape: &[usiz
                 }
             }
         });
-        from_host(totals, shape, a.dtype())
+        Elements::new(totals)
     })
 }
 
 /// `out[.., indices[.., k, ..], ..] += a[.., k, ..]`, row-major.
-pub(crate) fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, shape: &[usize]) -> Elements {
     let (_, size, inner) = around(shape, axis);
     let count = a.shape()[axis];
     let (host, places) = (a.host(), indices.host());
@@ -119,7 +117,7 @@ pub(crate) fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, shape: &[us
                 }
             }
         });
-        from_host(totals, shape, a.dtype())
+        Elements::new(totals)
     })
 }
 

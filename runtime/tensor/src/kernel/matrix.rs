@@ -2,14 +2,12 @@
 
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::{copied, in_parts};
 use super::product::{Matrix, Packed, product as small_product};
 use super::{MULTIPLICATIONS, Real, few, for_float, helpers, vectorised};
 use crate::Tensor;
 use crate::context::Stop;
-use crate::tensor::from_host;
+use crate::tensor::Elements;
 
 /// Up to this many multiplications a product is cut into blocks of columns, which threads compute without waiting for each other. Larger ones are left to the
 /// library as a whole: its threads share what they bring into order, which pays as soon as operands do not fit the nearest caches.
@@ -66,20 +64,20 @@ pub(crate) fn product(
     left: (&Tensor, bool),
     right: (&Tensor, bool),
     bias: Option<&Tensor>,
-    shape: &[usize],
-) -> DispatchTensor {
+    _shape: &[usize],
+) -> Elements {
     let dtype = left.0.dtype();
     let (left_host, right_host, bias_host) = (left.0.host(), right.0.host(), bias.map(Tensor::host));
     for_float!(dtype, R => {
         let left = Operand::<R>::new(left_host.values(), left.0.shape(), left.1);
         let right = Operand::<R>::new(right_host.values(), right.0.shape(), right.1);
-        from_host(multiply(left, right, bias_host.as_ref().map(|bias| bias.values::<R>())), shape, dtype)
+        Elements::new(multiply(left, right, bias_host.as_ref().map(|bias| bias.values::<R>())))
     })
 }
 
 /// The products of the matrices in the last two axes; the axes before broadcast to those of `shape`, the shape of the result. A matrix that meets
 /// many others is read where it lies: stretching it in memory could take more than both operands and the result.
-pub(crate) fn batched(left: &Tensor, right: &Tensor, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn batched(left: &Tensor, right: &Tensor, shape: &[usize]) -> Elements {
     let dtype = left.dtype();
     let (left_host, right_host) = (left.host(), right.host());
     let count = shape.iter().rev().take(2).product();
@@ -97,7 +95,7 @@ pub(crate) fn batched(left: &Tensor, right: &Tensor, shape: &[usize]) -> Dispatc
                 out.copy_from_slice(&multiply(left, right, None));
             }
         });
-        from_host(values, shape, dtype)
+        Elements::new(values)
     })
 }
 

@@ -24,16 +24,16 @@ pub(crate) mod softmax;
 mod solve;
 mod square;
 
+use burn_backend::Shape;
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
-use burn_backend::{Element, Shape};
-use burn_dispatch::{Dispatch, DispatchTensor};
+use burn_dispatch::Dispatch;
 
 use real::MAGIC64;
 pub(crate) use real::{Real, Vectors, vectorised, vectorised_widely};
 pub(crate) use solve::solve;
 
 use crate::op::optimizer::AdamOptions;
-use crate::tensor::from_host;
+use crate::tensor::Elements;
 use crate::{DType, Tensor};
 
 /// Runs generic code for the floating-point dtype at hand.
@@ -55,39 +55,33 @@ pub(crate) use for_float;
 
 /// Runs generic code on the elements of a tensor of any dtype, truth values as bytes, and wraps the vector that it gives.
 macro_rules! for_elements {
-    ($a:expr, |$values:ident| $body:expr, $shape:expr) => {{
-        let (host, dtype) = ($a.host(), $a.dtype());
+    ($a:expr, |$values:ident| $body:expr) => {{
+        let host = $a.host();
         macro_rules! of {
             ($type:ty) => {{
                 let $values = host.values::<$type>();
-                from_host($body, $shape, dtype)
+                Elements::new($body)
             }};
         }
-        match dtype {
+        match $a.dtype() {
             $crate::DType::Float32 => of!(f32),
             $crate::DType::Float64 => of!(f64),
             $crate::DType::Int32 => of!(i32),
             $crate::DType::Int64 => of!(i64),
             $crate::DType::Boolean => {
                 let $values = host.bytes();
-                truths($body, $shape)
+                Elements::new($body)
             }
         }
     }};
 }
 pub(crate) use for_elements;
 
-/// Wraps truth values that are given as bytes.
-fn truths(bytes: Vec<u8>, shape: &[usize]) -> DispatchTensor {
-    let values: Vec<bool> = bytes.into_iter().map(|byte| byte != 0).collect();
-    from_host(values, shape, DType::Boolean)
-}
-
 /// Calls the kernel of this name for where its operand `$of` is: the processor's, or that of other devices.
 macro_rules! kernel {
     ($of:expr => $($path:ident)::+ ( $($argument:expr),* $(,)? )) => {
         if $of.is_on_device() {
-            $crate::kernel::device::$($path)::+($($argument),*)
+            $crate::tensor::Elements::from($crate::kernel::device::$($path)::+($($argument),*))
         } else {
             $crate::kernel::$($path)::+($($argument),*)
         }
@@ -98,36 +92,34 @@ pub(crate) use kernel;
 /// So many multiplications of a kernel that sums products count as one element, in what decides whether threads share the work.
 const MULTIPLICATIONS: usize = 2;
 
-pub(crate) fn zeros(shape: &[usize], dtype: DType) -> DispatchTensor {
+pub(crate) fn zeros(shape: &[usize], dtype: DType) -> Elements {
     let count = shape.iter().product();
-    for_float!(dtype, R => from_host(vec![R::default(); count], shape, dtype))
+    for_float!(dtype, R => Elements::new(vec![R::default(); count]))
 }
 
-pub(crate) fn from_float64(values: Vec<f64>, shape: &[usize], dtype: DType) -> DispatchTensor {
+pub(crate) fn from_float64(values: Vec<f64>, dtype: DType) -> Elements {
     match dtype {
-        DType::Float32 => from_host(values.into_iter().map(|value| value as f32).collect(), shape, dtype),
-        _ => from_host(values, shape, dtype),
+        DType::Float32 => Elements::new(values.into_iter().map(|value| value as f32).collect()),
+        _ => Elements::new(values),
     }
 }
 
-pub(crate) fn cast(a: &Tensor, dtype: DType) -> DispatchTensor {
+pub(crate) fn cast(a: &Tensor, dtype: DType) -> Elements {
     let host = a.host();
     macro_rules! to_numbers {
         ($from:ty) => {
             match dtype {
-                DType::Float32 => converted(host.values(), a.shape(), dtype, |value: $from| value as f32),
-                DType::Float64 => converted(host.values(), a.shape(), dtype, |value: $from| value as f64),
-                DType::Int32 => converted(host.values(), a.shape(), dtype, |value: $from| value as i32),
-                DType::Int64 => converted(host.values(), a.shape(), dtype, |value: $from| value as i64),
-                DType::Boolean => {
-                    converted(host.values(), a.shape(), dtype, |value: $from| value != <$from>::default())
-                }
+                DType::Float32 => converted(host.values(), |value: $from| value as f32),
+                DType::Float64 => converted(host.values(), |value: $from| value as f64),
+                DType::Int32 => converted(host.values(), |value: $from| value as i32),
+                DType::Int64 => converted(host.values(), |value: $from| value as i64),
+                DType::Boolean => converted(host.values(), |value: $from| value != <$from>::default()),
             }
         };
     }
     match a.dtype() {
-        DType::Float32 if dtype == DType::Int64 => from_host(to_int64(host.values::<f32>()), a.shape(), dtype),
-        DType::Float64 if dtype == DType::Int64 => from_host(to_int64(host.values::<f64>()), a.shape(), dtype),
+        DType::Float32 if dtype == DType::Int64 => Elements::new(to_int64(host.values::<f32>())),
+        DType::Float64 if dtype == DType::Int64 => Elements::new(to_int64(host.values::<f64>())),
         DType::Float32 => to_numbers!(f32),
         DType::Float64 => to_numbers!(f64),
         DType::Int32 => to_numbers!(i32),
@@ -135,25 +127,20 @@ pub(crate) fn cast(a: &Tensor, dtype: DType) -> DispatchTensor {
         DType::Boolean => match dtype {
             DType::Float32 | DType::Float64 => {
                 let numbers = host.bytes().iter().map(|&byte| f64::from(byte)).collect();
-                from_float64(numbers, a.shape(), dtype)
+                from_float64(numbers, dtype)
             }
-            DType::Int32 => from_host(host.bytes().iter().map(|&byte| i32::from(byte)).collect(), a.shape(), dtype),
-            _ => from_host(host.bytes().iter().map(|&byte| i64::from(byte)).collect(), a.shape(), dtype),
+            DType::Int32 => Elements::new(host.bytes().iter().map(|&byte| i32::from(byte)).collect()),
+            _ => Elements::new(host.bytes().iter().map(|&byte| i64::from(byte)).collect()),
         },
     }
 }
 
-fn converted<From, To>(
-    values: &[From],
-    shape: &[usize],
-    dtype: DType,
-    convert: impl Fn(From) -> To + Copy + Send + Sync,
-) -> DispatchTensor
+fn converted<From, To>(values: &[From], convert: impl Fn(From) -> To + Copy + Send + Sync) -> Elements
 where
     From: fill::Fill,
-    To: fill::Fill + Element + bytemuck::NoUninit,
+    To: fill::Fill + bytemuck::NoUninit,
 {
-    from_host(fill::map(values, convert), shape, dtype)
+    Elements::new(fill::map(values, convert))
 }
 
 /// Without their fractions. Numbers out of range become the nearest that is in range, and what is none becomes 0.
@@ -178,7 +165,7 @@ fn to_int64<R: Real>(values: &[R]) -> Vec<i64> {
     )
 }
 
-pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor, shape: &[usize]) -> Elements {
     let whole = || Shape::from(shape.to_vec());
     let aligned = |operand: &Tensor| {
         let mut sizes = vec![1; shape.len() - operand.shape().len()];
@@ -192,19 +179,19 @@ pub(crate) fn select_where(condition: &Tensor, a: &Tensor, b: &Tensor, shape: &[
                 Dispatch::bool_expand(Dispatch::bool_reshape(operand.value(), aligned(operand)), whole())
             };
             let not_taken = Dispatch::bool_and(Dispatch::bool_not(mask.clone()), side(b));
-            Dispatch::bool_or(Dispatch::bool_and(mask, side(a)), not_taken)
+            Dispatch::bool_or(Dispatch::bool_and(mask, side(a)), not_taken).into()
         }
         dtype if dtype.is_integer() => {
             let side = |operand: &Tensor| {
                 Dispatch::int_expand(Dispatch::int_reshape(operand.value(), aligned(operand)), whole())
             };
-            Dispatch::int_mask_where(side(b), mask, side(a))
+            Dispatch::int_mask_where(side(b), mask, side(a)).into()
         }
         _ => {
             let side = |operand: &Tensor| {
                 Dispatch::float_expand(Dispatch::float_reshape(operand.value(), aligned(operand)), whole())
             };
-            Dispatch::float_mask_where(side(b), mask, side(a))
+            Dispatch::float_mask_where(side(b), mask, side(a)).into()
         }
     }
 }
@@ -231,7 +218,7 @@ pub(crate) fn polynomial(
     [lower, upper]: [f64; 2],
     order: usize,
     shape: &[usize],
-) -> DispatchTensor {
+) -> Elements {
     let &[intervals, terms, functions] = coefficients.shape() else { unreachable!("the rank was checked") };
     let (host, table) = (x.host(), coefficients.host());
     let width = (upper - lower) / intervals as f64;
@@ -272,7 +259,7 @@ pub(crate) fn polynomial(
                 }
             }
         });
-        from_host(values, shape, x.dtype())
+        Elements::new(values)
     })
 }
 
@@ -280,9 +267,9 @@ pub(crate) fn polynomial(
 const CHUNK: usize = 1 << 12;
 
 /// One step for one parameter: its new value and moments. `four` is parameter, gradient, first and second moment.
-pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor, DispatchTensor, DispatchTensor) {
+pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> [Elements; 3] {
     let [parameter, gradient, first, second] = four.map(Tensor::host);
-    let (shape, dtype) = (four[0].shape(), four[0].dtype());
+    let dtype = four[0].dtype();
     let (rate, correction) = options.corrected();
     for_float!(dtype, R => {
         let real = R::from_f64;
@@ -306,6 +293,6 @@ pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor
                 second_moment[k] = v;
             }
         });
-        [value, first, second].map(|values| from_host(values, shape, dtype)).into()
+        [value, first, second].map(Elements::new)
     })
 }

@@ -1,11 +1,9 @@
 //! Normalisation over the last axis, and products with its Jacobian.
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::from_values;
 use super::{Real, for_float};
 use crate::Tensor;
-use crate::tensor::from_host;
+use crate::tensor::Elements;
 
 /// The lanes that sums are kept in.
 const LANES: usize = 16;
@@ -106,7 +104,7 @@ fn mean_and_overlap<R: Real>(row: &[R], gradient: &[R], mean: f64, centred: bool
     (if centred { sum / row.len() as f64 } else { 0.0 }, overlap)
 }
 
-pub(crate) fn forward(a: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor {
+pub(crate) fn forward(a: &Tensor, epsilon: f64, centred: bool) -> Elements {
     let width = a.shape().last().copied().unwrap_or(1);
     let host = a.host();
     for_float!(a.dtype(), R => {
@@ -117,12 +115,12 @@ pub(crate) fn forward(a: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor
             let (mean, scale) = (R::from_f64(mean), R::from_f64(1.0 / root));
             row.iter().map(#[inline(always)] move |a| (*a - mean) * scale)
         });
-        from_host(values, a.shape(), a.dtype())
+        Elements::new(values)
     })
 }
 
 /// `(g - mean(g) - y mean(y g)) / s`, without the mean if not centred.
-pub(crate) fn jacobian_product(a: &Tensor, g: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor {
+pub(crate) fn jacobian_product(a: &Tensor, g: &Tensor, epsilon: f64, centred: bool) -> Elements {
     let width = a.shape().last().copied().unwrap_or(1);
     let (a_host, g_host) = (a.host(), g.host());
     for_float!(a.dtype(), R => {
@@ -136,13 +134,13 @@ pub(crate) fn jacobian_product(a: &Tensor, g: &Tensor, epsilon: f64, centred: bo
             let (gradient_mean, overlap) = (R::from_f64(gradient_mean), R::from_f64(overlap));
             row.iter().zip(gradient).map(#[inline(always)] move |(a, g)| (*g - gradient_mean - (*a - mean) * overlap) * scale)
         });
-        from_host(values, a.shape(), a.dtype())
+        Elements::new(values)
     })
 }
 
 /// The gradient of `u . J(a) g` by `a`, with `y` the normalised row, `s` its root and `n` its size:
 /// `-(y (u . J g) + J u (y . g) + J g (y . u)) / (n s)`.
-pub(crate) fn curvature(a: &Tensor, g: &Tensor, u: &Tensor, epsilon: f64, centred: bool) -> DispatchTensor {
+pub(crate) fn curvature(a: &Tensor, g: &Tensor, u: &Tensor, epsilon: f64, centred: bool) -> Elements {
     let width = a.shape().last().copied().unwrap_or(1);
     let (a_host, g_host, u_host) = (a.host(), g.host(), u.host());
     for_float!(a.dtype(), R => {
@@ -167,6 +165,6 @@ pub(crate) fn curvature(a: &Tensor, g: &Tensor, u: &Tensor, epsilon: f64, centre
                 move |(a, (g, u))| (*a - mean).mul_add(by_y, by_u.mul_add(*u, by_g.mul_add(*g, constant))),
             )
         });
-        from_host(values, a.shape(), a.dtype())
+        Elements::new(values)
     })
 }

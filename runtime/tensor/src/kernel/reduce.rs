@@ -1,14 +1,12 @@
 //! Sums and extremes over axes, in an order that depends on shapes alone.
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::{Fill, in_parts, in_uneven_parts};
 use super::{Real, around, for_float, shape, vectorised};
-use crate::tensor::{Sizes, from_host};
+use crate::tensor::{Elements, Sizes};
 use crate::{DType, Tensor};
 
 /// Sums in a fixed order. If the axes that go do not lie side by side, they are first brought together, behind those that stay.
-pub(crate) fn sum(a: &Tensor, is_reduced: &[bool], result: &[usize]) -> DispatchTensor {
+pub(crate) fn sum(a: &Tensor, is_reduced: &[bool], result: &[usize]) -> Elements {
     let first = is_reduced.iter().take_while(|reduced| !**reduced).count();
     let last = is_reduced.len() - is_reduced.iter().rev().take_while(|reduced| !**reduced).count();
     let together = first >= last || is_reduced[first..last].iter().all(|reduced| *reduced);
@@ -20,24 +18,26 @@ pub(crate) fn sum(a: &Tensor, is_reduced: &[bool], result: &[usize]) -> Dispatch
             [kept, a.count() / kept.max(1), 1]
         }
     };
+    let permuted;
     let host = if together {
         a.host()
     } else {
         let kept = (0..is_reduced.len()).filter(|&axis| !is_reduced[axis]);
         let gone = (0..is_reduced.len()).filter(|&axis| is_reduced[axis]);
         let axes: Sizes = kept.chain(gone).collect();
-        let permuted: Sizes = axes.iter().map(|&axis| a.shape()[axis]).collect();
-        Tensor::host_of(&shape::permute(a, &axes, &permuted))
+        let sizes: Sizes = axes.iter().map(|&axis| a.shape()[axis]).collect();
+        permuted = shape::permute(a, &axes, &sizes);
+        permuted.host()
     };
     match a.dtype() {
-        DType::Int32 => from_host(sum_integers(host.values(), sizes, i32::wrapping_add), result, a.dtype()),
-        DType::Int64 => from_host(sum_integers(host.values(), sizes, i64::wrapping_add), result, a.dtype()),
+        DType::Int32 => Elements::new(sum_integers(host.values(), sizes, i32::wrapping_add)),
+        DType::Int64 => Elements::new(sum_integers(host.values(), sizes, i64::wrapping_add)),
         dtype => for_float!(dtype, R => {
             let values = host.values::<R>();
             let [outer, count, inner] = sizes;
             let sums =
                 if inner == 1 { sum_rows::<R>(values, outer, count) } else { sum_columns::<R>(values, [outer, count, inner]) };
-            from_host(sums, result, dtype)
+            Elements::new(sums)
         }),
     }
 }
@@ -190,7 +190,7 @@ pub(crate) enum Extreme {
 }
 
 /// Where along `axis` the extreme element is, the first of equal ones; a NaN wins.
-pub(crate) fn extreme_places(a: &Tensor, axis: usize, which: Extreme, result: &[usize]) -> DispatchTensor {
+pub(crate) fn extreme_places(a: &Tensor, axis: usize, which: Extreme) -> Elements {
     let (outer, size, inner) = around(a.shape(), axis);
     let host = a.host();
     let places: Vec<i64> = for_float!(a.dtype(), R => {
@@ -209,7 +209,7 @@ pub(crate) fn extreme_places(a: &Tensor, axis: usize, which: Extreme, result: &[
             })
         }
     });
-    from_host(places, result, DType::Int64)
+    Elements::new(places)
 }
 
 /// The place of the largest `sign * value`.

@@ -5,14 +5,12 @@
 
 use std::ops::Range;
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::{in_parts, in_uneven_parts};
 use super::product::{Matrix, Packed, product};
 use super::{MULTIPLICATIONS, Real, Vectors, for_float};
 use crate::Tensor;
 use crate::context::Stop;
-use crate::tensor::from_host;
+use crate::tensor::Elements;
 
 /// The rows of the result in a strip of a segment: whole tiles. Each strip of a transposed block packs that block anew, so strips are not small.
 pub(crate) const STRIP: usize = 36;
@@ -139,7 +137,7 @@ fn in_strips<R: Real>(
     )
 }
 
-pub(crate) fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, shape: &[usize; 3]) -> DispatchTensor {
+pub(crate) fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, shape: &[usize; 3]) -> Elements {
     let &[count, m, n] = shape;
     if m * n == 0 {
         return super::zeros(shape, left.dtype());
@@ -157,7 +155,7 @@ pub(crate) fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, shape:
             let right = Matrix::new(&right[rows.start * n..rows.end * n], rows.len(), n);
             product(vectors, left.transposed().strip(strip.start, strip.rows), right, packed, out, &stop);
         });
-        from_host(blocks, shape, dtype)
+        Elements::new(blocks)
     })
 }
 
@@ -168,7 +166,7 @@ pub(crate) fn contract(
     segments: &Tensor,
     transposed: bool,
     shape: &[usize; 2],
-) -> DispatchTensor {
+) -> Elements {
     let &[count, m, n] = blocks.shape() else { unreachable!("the rank was checked") };
     if m * n == 0 {
         // Sums of nothing, however many blocks without elements there are.
@@ -189,6 +187,6 @@ pub(crate) fn contract(
             let block = if transposed { block.transposed() } else { block };
             product(vectors, Matrix::new(values, strip.rows, width_in), block, packed, out, &stop);
         });
-        from_host(groups.scattered(results, width_out), shape, rows.dtype())
+        Elements::new(groups.scattered(results, width_out))
     })
 }

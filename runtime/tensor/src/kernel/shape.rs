@@ -1,30 +1,28 @@
 //! The same elements in another arrangement. Kernels read rows without gaps, so each of these is one copy, made at once by all threads.
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::{Fill, copied, in_parts, joined, repeated};
-use super::{around, for_elements, truths};
-use crate::tensor::{Host, Sizes, from_host};
+use super::{around, for_elements};
+use crate::tensor::{Elements, Host, Sizes};
 use crate::{DType, Tensor};
 
 /// The rows and columns of the blocks in which a matrix is transposed: a block of both stays in the nearest cache.
 const BLOCK: usize = 16;
 
 /// Axis `i` of the result is axis `axes[i]` of `a`.
-pub(crate) fn permute(a: &Tensor, axes: &[usize], shape: &[usize]) -> DispatchTensor {
+pub(crate) fn permute(a: &Tensor, axes: &[usize], shape: &[usize]) -> Elements {
     let strides = row_major(a.shape());
     let strides: Sizes = axes.iter().map(|&axis| strides[axis]).collect();
-    for_elements!(a, |values| arranged(values, shape, &strides), shape)
+    for_elements!(a, |values| arranged(values, shape, &strides))
 }
 
 /// `a`, of the rank of `shape`, stretched to it.
-pub(crate) fn broadcast(a: &Tensor, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn broadcast(a: &Tensor, shape: &[usize]) -> Elements {
     let strides = row_major(a.shape())
         .iter()
         .zip(a.shape())
         .map(|(&stride, &size)| if size == 1 { 0 } else { stride })
         .collect::<Sizes>();
-    for_elements!(a, |values| arranged(values, shape, &strides), shape)
+    for_elements!(a, |values| arranged(values, shape, &strides))
 }
 
 /// How far apart the elements along each axis are.
@@ -116,7 +114,7 @@ fn arranged<T: Fill>(values: &[T], shape: &[usize], strides: &[usize]) -> Vec<T>
 }
 
 /// The tensors one after another along `axis`.
-pub(crate) fn concatenate(tensors: &[&Tensor], axis: usize, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn concatenate(tensors: &[&Tensor], axis: usize, shape: &[usize]) -> Elements {
     let (outer, _, inner) = around(shape, axis);
     let hosts: Vec<Host> = tensors.iter().map(|tensor| tensor.host()).collect();
     let widths: Vec<usize> = tensors.iter().map(|tensor| tensor.shape()[axis] * inner).collect();
@@ -124,7 +122,7 @@ pub(crate) fn concatenate(tensors: &[&Tensor], axis: usize, shape: &[usize]) -> 
     macro_rules! joined {
         ($type:ty) => {{
             let parts: Vec<&[$type]> = hosts.iter().map(Host::values::<$type>).collect();
-            from_host(joined(&parts, &widths, outer), shape, dtype)
+            Elements::new(joined(&parts, &widths, outer))
         }};
     }
     match dtype {
@@ -134,17 +132,17 @@ pub(crate) fn concatenate(tensors: &[&Tensor], axis: usize, shape: &[usize]) -> 
         DType::Int64 => joined!(i64),
         DType::Boolean => {
             let parts: Vec<&[u8]> = hosts.iter().map(Host::bytes).collect();
-            truths(joined(&parts, &widths, outer), shape)
+            Elements::new(joined(&parts, &widths, outer))
         }
     }
 }
 
 /// The elements from `start` on along `axis`.
-pub(crate) fn slice(a: &Tensor, axis: usize, start: usize, shape: &[usize]) -> DispatchTensor {
+pub(crate) fn slice(a: &Tensor, axis: usize, start: usize, shape: &[usize]) -> Elements {
     let (_, size, inner) = around(a.shape(), axis);
     let count = shape.iter().product();
     let (row, width, start) = (size * inner, shape[axis] * inner, start * inner);
-    for_elements!(a, |values| copied(values, count, width, |k| k * row + start), shape)
+    for_elements!(a, |values| copied(values, count, width, |k| k * row + start))
 }
 
 #[cfg(test)]

@@ -1,11 +1,9 @@
 //! The softmax of rows and its first two derivatives, each one pass; attention uses them, too.
 
-use burn_dispatch::DispatchTensor;
-
 use super::fill::in_parts;
 use super::{Real, for_float};
 use crate::Tensor;
-use crate::tensor::from_host;
+use crate::tensor::Elements;
 
 /// The lanes that sums of long rows are kept in.
 const LANES: usize = 8;
@@ -128,7 +126,7 @@ pub(super) fn curvature<R: Real>([y, g, u]: [&[R]; 3], out: &mut [R]) {
 }
 
 /// Calls `row` with each row of the last axis of all inputs, which have one shape.
-fn for_each_row<const N: usize>(inputs: [&Tensor; N], row: impl Rows<N>) -> DispatchTensor {
+fn for_each_row<const N: usize>(inputs: [&Tensor; N], row: impl Rows<N>) -> Elements {
     let width = inputs[0].shape().last().copied().unwrap_or(1);
     let hosts = inputs.map(Tensor::host);
     for_float!(inputs[0].dtype(), R => {
@@ -136,7 +134,7 @@ fn for_each_row<const N: usize>(inputs: [&Tensor; N], row: impl Rows<N>) -> Disp
         let results = in_parts::<R>(values[0].len(), width, #[inline(always)] |k, out| {
             row.fill(values.map(|values| &values[k * width..][..width]), out);
         });
-        from_host(results, inputs[0].shape(), inputs[0].dtype())
+        Elements::new(results)
     })
 }
 
@@ -163,7 +161,7 @@ impl Rows<3> for Curvature {
 }
 
 /// Softmax over the last axis.
-pub(crate) fn softmax(a: &Tensor) -> DispatchTensor {
+pub(crate) fn softmax(a: &Tensor) -> Elements {
     let width = a.shape().last().copied().unwrap_or(1).max(1);
     let host = a.host();
     for_float!(a.dtype(), R => {
@@ -173,16 +171,16 @@ pub(crate) fn softmax(a: &Tensor) -> DispatchTensor {
             out.copy_from_slice(&values[k * part..][..out.len()]);
             of_rows(out, width);
         });
-        from_host(results, a.shape(), a.dtype())
+        Elements::new(results)
     })
 }
 
 /// [`product`] for each row of the last axis.
-pub(crate) fn softmax_product(y: &Tensor, g: &Tensor) -> DispatchTensor {
+pub(crate) fn softmax_product(y: &Tensor, g: &Tensor) -> Elements {
     for_each_row([y, g], Product)
 }
 
 /// [`curvature`] for each row of the last axis.
-pub(crate) fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor) -> DispatchTensor {
+pub(crate) fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor) -> Elements {
     for_each_row([y, g, u], Curvature)
 }

@@ -9,7 +9,7 @@ use crate::autodiff::Reads;
 use crate::kernel::activation::Activation;
 use crate::kernel::elementwise::{Arithmetic, Comparison, Function};
 use crate::kernel::kernel;
-use crate::tensor::{check_devices, reshaped};
+use crate::tensor::{Elements, check_devices, reshaped};
 use crate::{DType, Misuse, Tensor, kernel};
 
 type Binary = fn(DispatchTensor, DispatchTensor) -> DispatchTensor;
@@ -31,22 +31,16 @@ fn run_arithmetic(
     b: &Tensor,
     shape: &[usize],
     [float, integer]: [Binary; 2],
-) -> DispatchTensor {
+) -> Elements {
     let has_own = a.dtype().is_float() && !a.is_on_device();
     let own = has_own.then(|| kernel::elementwise::arithmetic(function, a, b, shape)).flatten();
     own.unwrap_or_else(|| run_binary(a, b, shape.len(), float, integer))
 }
 
-fn run_binary(a: &Tensor, b: &Tensor, rank: usize, float: Binary, integer: Binary) -> DispatchTensor {
+fn run_binary(a: &Tensor, b: &Tensor, rank: usize, float: Binary, integer: Binary) -> Elements {
     // Burn's kernels want rank 1 at least.
-    let rank_at_least_one = rank.max(1);
-    let (left, right) = (aligned(a, rank_at_least_one), aligned(b, rank_at_least_one));
-    let result = if a.dtype().is_float() { float(left, right) } else { integer(left, right) };
-    match (rank, a.dtype()) {
-        (0, dtype) if dtype.is_float() => Dispatch::float_reshape(result, a.burn_shape(&[])),
-        (0, _) => Dispatch::int_reshape(result, Shape::from(Vec::<usize>::new())),
-        _ => result,
-    }
+    let (left, right) = (aligned(a, rank.max(1)), aligned(b, rank.max(1)));
+    if a.dtype().is_float() { float(left, right).into() } else { integer(left, right).into() }
 }
 
 macro_rules! arithmetic {
@@ -147,7 +141,7 @@ pub fn add_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
     a.expect_dtype(NAME, NUMBERS)?;
     let run = || match a.dtype() {
         dtype if dtype.is_float() => kernel!(a => elementwise::shifted(a, scalar)),
-        _ => Dispatch::int_add_scalar(a.value(), Scalar::Int(scalar as i64)),
+        _ => Dispatch::int_add_scalar(a.value(), Scalar::Int(scalar as i64)).into(),
     };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Nothing, |step| step.gradients(&[&|g| Ok(g.clone())]))
 }
@@ -161,7 +155,7 @@ pub fn multiply_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
     a.expect_dtype(NAME, NUMBERS)?;
     let run = || match a.dtype() {
         dtype if dtype.is_float() => kernel!(a => elementwise::scaled(a, scalar)),
-        _ => Dispatch::int_mul_scalar(a.value(), Scalar::Int(scalar as i64)),
+        _ => Dispatch::int_mul_scalar(a.value(), Scalar::Int(scalar as i64)).into(),
     };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| multiply_scalar(g, scalar)])
@@ -180,7 +174,7 @@ pub fn power_scalar(a: &Tensor, exponent: f64) -> Result<Tensor, Misuse> {
     }
     let run = || {
         let own = a.is_on_device().then(|| kernel::device::elementwise::power(a, exponent)).flatten();
-        own.unwrap_or_else(|| kernel::elementwise::power(a, exponent))
+        own.map_or_else(|| kernel::elementwise::power(a, exponent), Elements::from)
     };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Inputs, move |step| {
         step.gradients(&[&|g| {
@@ -241,7 +235,7 @@ pub fn negative(a: &Tensor) -> Result<Tensor, Misuse> {
     a.expect_dtype(NAME, NUMBERS)?;
     let run = || match a.dtype() {
         dtype if dtype.is_float() => kernel!(a => elementwise::function(Function::Negative, a)),
-        _ => Dispatch::int_neg(a.value()),
+        _ => Dispatch::int_neg(a.value()).into(),
     };
     Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Nothing, |step| step.gradients(&[&negative]))
 }
@@ -344,13 +338,12 @@ macro_rules! comparison {
                 }
                 let rank = shape.len().max(1);
                 let (left, right) = (aligned(a, rank), aligned(b, rank));
-                let result = if a.dtype().is_float() {
+                if a.dtype().is_float() {
                     let booleans = if a.is_on_device() { a.device().booleans() } else { BoolDType::Native };
-                    Dispatch::$float(left, right, booleans)
+                    Dispatch::$float(left, right, booleans).into()
                 } else {
-                    Dispatch::$integer(left, right, BoolDType::Native)
-                };
-                Dispatch::bool_reshape(result, a.burn_shape(&shape))
+                    Dispatch::$integer(left, right, BoolDType::Native).into()
+                }
             })
         }
     };
@@ -388,7 +381,7 @@ fn logical(operation: &'static str, a: &Tensor, b: &Tensor, any: bool, run: Bina
         }
         let whole = a.burn_shape(&shape);
         let stretched = |operand: &Tensor| Dispatch::bool_expand(aligned(operand, whole.num_dims()), whole.clone());
-        run(stretched(a), stretched(b))
+        run(stretched(a), stretched(b)).into()
     })
 }
 
@@ -415,7 +408,7 @@ pub fn logical_or(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
 pub fn logical_not(a: &Tensor) -> Result<Tensor, Misuse> {
     a.expect_dtype("elementwise.logical-not", &[DType::Boolean])?;
     let run = || match a.is_on_device() {
-        true => Dispatch::bool_not(a.value()),
+        true => Dispatch::bool_not(a.value()).into(),
         false => kernel::elementwise::logical_not(a),
     };
     Tensor::constant("elementwise.logical-not", a.shape(), DType::Boolean, &[a], run)

@@ -23,8 +23,8 @@ pub fn select(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
     shape[axis] = indices.count();
     let copy = copied_for_device(NAME, a, indices)?;
     let run = || match copy {
-        Some(copy) => Dispatch::float_select(a.value(), axis, copy),
-        None => kernel::index::select(a, axis, indices, &shape),
+        Some(copy) => Dispatch::float_select(a.value(), axis, copy).into(),
+        None => kernel::index::select(a, axis, indices),
     };
     let places = indices.clone();
     Tensor::compute(NAME, &shape, a.dtype(), &[a], run, Reads::Nothing, move |step| {
@@ -55,7 +55,7 @@ pub fn index_add(a: &Tensor, axis: usize, indices: &Tensor, size: usize) -> Resu
         a.dtype(),
         &[a],
         || match &table {
-            Some(table) => kernel::device::index_add(a, axis, table, &shape),
+            Some(table) => kernel::device::index_add(a, axis, table, &shape).into(),
             None => kernel::index::index_add(a, axis, indices, &shape),
         },
         Reads::Nothing,
@@ -75,7 +75,7 @@ pub fn gather(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
     let size = a.shape()[axis];
     let copy = copied_for_device(NAME, a, indices)?;
     let run = || match copy {
-        Some(copy) => Dispatch::float_gather(axis, a.value(), copy),
+        Some(copy) => Dispatch::float_gather(axis, a.value(), copy).into(),
         None => kernel::index::gather(a, axis, indices),
     };
     let places = indices.clone();
@@ -114,7 +114,7 @@ pub fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, size: usize) -> Re
         a.dtype(),
         &[a],
         || match &table {
-            Some(table) => kernel::device::scatter_add(a, table, &shape),
+            Some(table) => kernel::device::scatter_add(a, table, &shape).into(),
             None => kernel::index::scatter_add(a, axis, indices, &shape),
         },
         Reads::Nothing,

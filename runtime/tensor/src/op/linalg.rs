@@ -127,7 +127,7 @@ pub fn solve(a: &Tensor, b: &Tensor) -> Result<Result<Tensor, SolveError>, Misus
         Ok(solution) => solution,
         Err(error) => return Ok(Err(error)),
     };
-    let run = || kernel::from_float64(solution, b.shape(), a.dtype());
+    let run = || kernel::from_float64(solution, a.dtype());
     Tensor::compute(NAME, b.shape(), a.dtype(), &[a, b], run, Reads::All, |step| {
         // x = A^-1 b, so db = A^-T g and dA = -db x^T. Where that has no solution, as for a `g` that is not finite, the gradient is no number.
         let gradient_b = match solve(&transpose(&step.inputs[0])?, step.gradient)? {

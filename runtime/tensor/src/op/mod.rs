@@ -32,7 +32,7 @@ pub fn cast(a: &Tensor, dtype: DType) -> Result<Tensor, Misuse> {
         dtype,
         &[a],
         || match a.is_on_device() && a.device().holds(dtype) {
-            true => crate::kernel::device::cast(a, dtype),
+            true => crate::kernel::device::cast(a, dtype).into(),
             false => crate::kernel::cast(a, dtype),
         },
         Reads::Nothing,

@@ -1,8 +1,7 @@
 //! Steps of optimizers, each one operation over all parameters. Nothing is recorded.
 
-use crate::kernel::kernel;
-use crate::tensor::check_devices;
-use crate::{Misuse, Tensor};
+use crate::tensor::{Elements, check_devices};
+use crate::{Misuse, Tensor, kernel};
 
 /// Settings of a step of Adam or AdamW.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,8 +69,11 @@ pub fn adam(
                 return Err(Misuse::new(NAME, format!("parameter {k} is {:?}, one of its tensors {other:?}", four[0])));
             }
             check_devices(NAME, &four[0].node.device, &four[1..])?;
-            let (parameter, first, second) =
-                crate::tensor::guarded(&four[0].device(), || kernel!(four[0] => adam(four, options)));
+            let [parameter, first, second] =
+                crate::tensor::guarded(&four[0].device(), || match four[0].is_on_device() {
+                    true => kernel::device::adam(four, options).map(Elements::from),
+                    false => kernel::adam(four, options),
+                });
             let make = |value| Tensor::constant(NAME, four[0].shape(), four[0].dtype(), &four, || value);
             Ok(AdamState {
                 parameter: crate::autodiff::track(&make(parameter)?)?,

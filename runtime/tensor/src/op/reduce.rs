@@ -87,7 +87,7 @@ fn extreme(
     let (_, kept, left) = reduced(operation, a, &[axis])?;
     let taken = if a.is_on_device() {
         // Where it is matters to the gradient alone, and integers are with the host.
-        let (run, shape) = (|| kernel::device::reduce::extreme(a, axis, which), kept.clone());
+        let (run, shape) = (|| kernel::device::reduce::extreme(a, axis, which).into(), kept.clone());
         Tensor::compute(operation, &kept, a.dtype(), &[a], run, Reads::Inputs, move |step| {
             let a = &step.inputs[0];
             let places = places(operation, which, a, axis, &shape)?;
@@ -101,7 +101,7 @@ fn extreme(
 
 /// Where along `axis` the extreme elements are.
 fn places(operation: &'static str, which: Extreme, a: &Tensor, axis: usize, shape: &[usize]) -> Result<Tensor, Misuse> {
-    Tensor::constant(operation, shape, DType::Int64, &[a], || kernel::reduce::extreme_places(a, axis, which, shape))
+    Tensor::constant(operation, shape, DType::Int64, &[a], || kernel::reduce::extreme_places(a, axis, which))
 }
 
 /// Whether all elements of a boolean tensor are true; true if there are none.

@@ -29,7 +29,7 @@ pub fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, count: usize)
     let places = segments.clone();
     let table = table(NAME, left, segments, count)?;
     let run = || match &table {
-        Some(table) => kernel::device::segment::outer_sum(left, right, table, &shape),
+        Some(table) => kernel::device::segment::outer_sum(left, right, table, &shape).into(),
         None => kernel::segment::outer_sum(left, right, segments, &shape),
     };
     Tensor::compute(NAME, &shape, left.dtype(), &[left, right], run, Reads::Others, move |step| {
@@ -52,7 +52,7 @@ pub fn contract_left(left: &Tensor, blocks: &Tensor, segments: &Tensor) -> Resul
     let places = segments.clone();
     let table = table(NAME, left, segments, blocks.shape()[0])?;
     let run = || match &table {
-        Some(table) => kernel::device::segment::contract(left, blocks, table, false, &shape),
+        Some(table) => kernel::device::segment::contract(left, blocks, table, false, &shape).into(),
         None => kernel::segment::contract(left, blocks, segments, false, &shape),
     };
     Tensor::compute(NAME, &shape, left.dtype(), &[left, blocks], run, Reads::Others, move |step| {
@@ -74,7 +74,7 @@ pub fn contract_right(right: &Tensor, blocks: &Tensor, segments: &Tensor) -> Res
     let places = segments.clone();
     let table = table(NAME, right, segments, blocks.shape()[0])?;
     let run = || match &table {
-        Some(table) => kernel::device::segment::contract(right, blocks, table, true, &shape),
+        Some(table) => kernel::device::segment::contract(right, blocks, table, true, &shape).into(),
         None => kernel::segment::contract(right, blocks, segments, true, &shape),
     };
     Tensor::compute(NAME, &shape, right.dtype(), &[right, blocks], run, Reads::Others, move |step| {

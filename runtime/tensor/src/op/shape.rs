@@ -3,7 +3,7 @@
 use super::{broadcast_shape, check_axis, sum_to};
 use crate::autodiff::{Contribution, Reads};
 use crate::kernel::kernel;
-use crate::tensor::{Sizes, reshaped};
+use crate::tensor::Sizes;
 use crate::{MAX_RANK, Misuse, Tensor, memory};
 
 /// The same elements, row-major, in another shape with as many.
@@ -22,7 +22,7 @@ pub fn reshape(a: &Tensor, shape: &[usize]) -> Result<Tensor, Misuse> {
             format!("shape {:?} has {} elements, {shape:?} has {count}", a.shape(), a.count()),
         ));
     }
-    let run = || reshaped(a.value(), a.burn_shape(shape), a.dtype());
+    let run = || a.reshaped(shape);
     Tensor::compute(NAME, shape, a.dtype(), &[a], run, Reads::Nothing, |step| {
         step.gradients(&[&|g| reshape(g, step.inputs[0].shape())])
     })

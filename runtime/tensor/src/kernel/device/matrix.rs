@@ -78,6 +78,7 @@ pub(crate) fn batched(left: &Tensor, right: &Tensor, shape: &[usize]) -> Dispatc
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tensor::Elements;
     use crate::{DType, Device, Misuse};
 
     #[test]
@@ -99,7 +100,7 @@ mod tests {
             let shape = [left_columns, right_columns];
             let found = product((&left_tensor, true), (&right_tensor, false), None, &shape);
             // Sums of small whole numbers are exact.
-            assert_eq!(Tensor::host_of(&found).values::<f64>(), expected, "{rows} rows");
+            assert_eq!(Elements::from(found).host().values::<f64>(), expected, "{rows} rows");
         }
         Ok(())
     }

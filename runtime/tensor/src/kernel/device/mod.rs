@@ -151,7 +151,7 @@ pub(crate) fn polynomial(
 }
 
 /// One step for one parameter: its new value and moments.
-pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor, DispatchTensor, DispatchTensor) {
+pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> [DispatchTensor; 3] {
     own_kernel!(compiled::optimizer::adam(four, options));
     let [parameter, gradient, first, second] = four.map(Value::of);
     let (rate, correction) = options.corrected();
@@ -162,5 +162,5 @@ pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> (DispatchTensor
     let square = gradient.clone() * gradient;
     let second = second.times(options.beta2) + square.times(1.0 - options.beta2);
     let step = first.times(rate) / second.root().times(1.0 / correction).plus(options.epsilon);
-    ((parameter.times(keep) - step).0, first.0, second.0)
+    [(parameter.times(keep) - step).0, first.0, second.0]
 }

@@ -283,7 +283,7 @@ mod tests {
             }
             let found = table.sums(Value::of(&rows));
             // Sums of small whole numbers are exact.
-            assert_eq!(Tensor::host_of(&found.0).values::<f64>(), expected, "{table:?}");
+            assert_eq!(crate::tensor::Elements::from(found.0).host().values::<f64>(), expected, "{table:?}");
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use crate::autodiff::{Reads, gradients_by_parts};
 use crate::context::check_cost;
 use crate::kernel::attention::{self as processor, Neighbourhoods};
 use crate::kernel::device::attention::{self as device, Classes};
-use crate::tensor::{check_devices, checked_bytes};
+use crate::tensor::{Elements, check_devices, checked_bytes};
 use crate::{DType, Misuse, Tensor, memory};
 
 const NAME: &str = "neural.attention";
@@ -28,7 +28,7 @@ macro_rules! kernel {
     ($of:expr => $function:ident ( $($argument:expr),* )) => {
         match &**$of {
             Pairs::Processor(of) => processor::$function($($argument,)* of),
-            Pairs::Device(of) => device::$function($($argument,)* of),
+            Pairs::Device(of) => Elements::from(device::$function($($argument,)* of)),
         }
     };
 }
@@ -128,7 +128,7 @@ fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Pairs>, transposed: bool) -> Re
     check_cost(NAME, of.multiplications(rows.shape()[1]))?;
     let run = || match &**of {
         Pairs::Processor(of) => processor::mix(weights, rows, of, transposed),
-        Pairs::Device(of) => device::mix(weights, rows, of, transposed),
+        Pairs::Device(of) => device::mix(weights, rows, of, transposed).into(),
     };
     let within = of.clone();
     Tensor::compute(NAME, rows.shape(), rows.dtype(), &[weights, rows], run, Reads::Others, move |step| {
@@ -169,7 +169,7 @@ fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, of: &Arc<Pairs>) -> Resul
         }
         Pairs::Device(classes) => {
             let scores = elementwise::add(&elementwise::multiply_scalar(scores, scale)?, &columns(bias, of)?)?;
-            let run = || device::softmax(&scores, classes);
+            let run = || device::softmax(&scores, classes).into();
             Tensor::compute(NAME, shape, dtype, &[&scores], run, Reads::Output, move |step| {
                 step.gradients(&[&|g| softmax_product(step.output, g, &within)])
             })

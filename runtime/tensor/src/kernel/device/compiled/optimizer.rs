@@ -50,10 +50,7 @@ fn step<F: Float>(
 }
 
 /// The new value of a parameter and its moments.
-pub(crate) fn adam(
-    four: [&Tensor; 4],
-    options: &AdamOptions,
-) -> Option<(DispatchTensor, DispatchTensor, DispatchTensor)> {
+pub(crate) fn adam(four: [&Tensor; 4], options: &AdamOptions) -> Option<[DispatchTensor; 3]> {
     let shape = four[0].shape();
     let [parameter, gradient, first, second] = operands(four)?;
     let (rate, correction) = options.corrected();
@@ -90,6 +87,5 @@ pub(crate) fn adam(
         RatesLaunch::new(keep, decay, beta1, rest1, beta2, rest2, rate, scale, epsilon),
         element(&parameter),
     );
-    let [parameter, first, second] = results.map(value);
-    Some((parameter, first, second))
+    Some(results.map(value))
 }
