@@ -421,8 +421,8 @@ pub(crate) fn vectorised_widely<T>(body: impl FnOnce() -> T) -> T {
     pulp::Arch::new().dispatch(body)
 }
 
-/// Asks for the memory that begins `place` elements after the first of `values` to be brought into the nearest cache, because it will be read soon. It may lie beyond their end, where it is
-/// read with the next ones, or nothing: that is not a reading, and changes no result.
+/// Asks for the memory that begins `place` elements after the first of `values` to be brought into the nearest cache, because it will be read soon. The place may lie beyond
+/// their end: nothing is read by this, and no result depends on it.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "other processors look ahead by themselves"))]
 pub(super) fn fetch<R>(values: &[R], place: usize) {
