@@ -243,8 +243,8 @@ mod x86 {
         }
         let (inner, place) = (right[0].len(), k * LANES + AHEAD);
         let place = if place < inner { place } else { place + (COLUMNS - 1) * inner };
-        for column in 0..COLUMNS {
-            fetch(right[column], place);
+        for row in &right {
+            fetch(row, place);
         }
     }
 
