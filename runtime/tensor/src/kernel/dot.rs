@@ -82,7 +82,6 @@ pub(super) fn dots<R: Real>(vectors: Vectors, left: &Rows<'_, R>, right: &[R], o
         if let Some(simd) = V3::try_new() {
             return in_tiles::<f32, _>(simd, single, packed, sizes, right, out);
         }
-        return in_tiles::<f32, _>(Plain, single, packed, sizes, right, out);
     }
     in_tiles::<R, _>(Plain, left.left, &left.packed, [left.inner, left.height], right, out);
 }

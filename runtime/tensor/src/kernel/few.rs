@@ -9,7 +9,7 @@ use super::dot::{Rows, dots};
 use super::fill::in_uneven_parts;
 use super::product::is_single;
 use super::real::fetch;
-use super::{MULTIPLICATIONS, Real, Vectors, vectorised};
+use super::{MULTIPLICATIONS, Real, Vectors, matrix, vectorised};
 
 /// With more rows than these the library is as fast, because bringing weights into order pays.
 const MOST_ROWS_OF_DOTS: usize = 40;
@@ -22,10 +22,6 @@ const DEPTH: usize = 8;
 const HEIGHT: usize = 6;
 /// The columns of the widest strip.
 const WIDTH: usize = 32;
-/// The least multiplications of a block: enough to make handing it to another thread cheap.
-const LEAST_OF_BLOCK: usize = 1 << 17;
-/// The most blocks.
-const BLOCKS: usize = 16;
 /// The least columns of a block that is read in strips: pieces of a row that are much shorter do not let the processor see what it will need next.
 const LEAST_COLUMNS: usize = 256;
 /// So many columns before they are multiplied, weights of strips are asked for.
@@ -44,13 +40,6 @@ pub(super) fn is_for<R>([rows, inner, columns]: [usize; 3], is_transposed: bool)
     rows <= MOST_ROWS_OF_STRIPS && is_even && (columns * size_of::<R>()).is_multiple_of(ALIKE)
 }
 
-/// The columns of a block. No result depends on it.
-fn block([rows, inner, columns]: [usize; 3], is_transposed: bool) -> usize {
-    let blocks = (rows * inner * columns / LEAST_OF_BLOCK).clamp(1, BLOCKS);
-    let least = if is_transposed { 1 } else { LEAST_COLUMNS };
-    columns.div_ceil(blocks).max(least).next_multiple_of(WIDTH).min(columns)
-}
-
 /// `left right + bias`, in blocks of columns that threads share. `right` has the rows of the operand in memory: `[columns, inner]` if it is transposed. The sizes
 /// are such as [`is_for`] said.
 pub(super) fn product<R: Real>(
@@ -59,7 +48,8 @@ pub(super) fn product<R: Real>(
     bias: Option<&[R]>,
     [rows, inner, columns]: [usize; 3],
 ) -> Vec<R> {
-    let block = block([rows, inner, columns], is_transposed);
+    let least = if is_transposed { 1 } else { LEAST_COLUMNS };
+    let block = matrix::block(rows * inner * columns, columns).max(least).min(columns);
     let tiles = is_transposed.then(|| {
         vectorised(
             #[inline(always)]

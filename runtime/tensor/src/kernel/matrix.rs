@@ -192,7 +192,7 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
 }
 
 /// The columns of the result that a block of a small product has. They depend on sizes alone, because the order in which the library adds may depend on them.
-fn block(multiplications: usize, columns: usize) -> usize {
+pub(super) fn block(multiplications: usize, columns: usize) -> usize {
     let blocks = (multiplications / LEAST).clamp(1, BLOCKS);
     columns.div_ceil(blocks).next_multiple_of(COLUMNS).min(columns)
 }
