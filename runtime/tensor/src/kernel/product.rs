@@ -282,18 +282,29 @@ impl<R: Real> Tiles<'_, R> {
         let Self { left, inner, factors, columns, stride } = self;
         let is_first = inner.start == 0;
         let totals: [[R; WIDTH]; ROWS] = if left.column_stride == 1 {
-            let rows: [&[R]; ROWS] =
-                std::array::from_fn(|r| &left.values[(row + r) * left.row_stride..][inner.clone()]);
-            let rows = rows.map(|row| &row[..inner.len()]);
+            // Rows are cut one by one to one length, which compilers lose sight of in functions of arrays: they would look at it for each number.
+            let mut rows: [&[R]; ROWS] = [&[]; ROWS];
+            for (r, own) in rows.iter_mut().enumerate() {
+                *own = &left.values[(row + r) * left.row_stride + inner.start..][..inner.len()];
+            }
             let factors = (0..inner.len()).map(
                 #[inline(always)]
-                |k| std::array::from_fn(|r| rows[r][k]),
+                |k| {
+                    let mut factors = [R::default(); ROWS];
+                    for r in 0..ROWS {
+                        factors[r] = rows[r][k];
+                    }
+                    factors
+                },
             );
             sums(panel, factors)
         } else {
             let factors = factors[row / HEIGHT * inner.len()..][..inner.len()].iter().map(
                 #[inline(always)]
-                |factors| std::array::from_fn(|r| factors[r]),
+                |factors| match factors.first_chunk() {
+                    Some(factors) => *factors,
+                    None => unreachable!("a tile has no more rows"),
+                },
             );
             sums(panel, factors)
         };
