@@ -8,6 +8,7 @@ use std::ops::Range;
 
 use super::fill::in_uneven_parts;
 use super::product::{HEIGHT, copy_few, is_single, sums};
+use super::real::{LINE, fetch};
 use super::segment::Groups;
 use super::square::{SQUARE, registers, transposed};
 use super::{Real, Vectors, for_float, softmax};
@@ -22,6 +23,9 @@ const ROWS: usize = HEIGHT;
 const WIDE: usize = 16;
 /// The same of narrow vectors in double precision, and where there are few.
 const NARROW: usize = 8;
+
+/// The most bytes of a segment that are asked for before it is worked on, so that they have room beside those of the one before in the nearest cache.
+const AHEAD: usize = 8192;
 
 /// Which rows attend to one another.
 #[derive(Debug)]
@@ -76,8 +80,14 @@ impl Neighbourhoods {
         self.groups.rows(segment).map(|place| self.groups.row(place))
     }
 
-    /// The `width` values of each row of a segment.
+    /// The `width` values of each row of a segment. Those of the next one are asked for: heads take pieces of all rows in turn, in which the processor does not see what comes.
     fn lines<'a, R>(&self, segment: usize, values: &'a [R], width: usize) -> Vec<&'a [R]> {
+        let next = segment + 1;
+        if next < self.segments() && self.size(next) * width * size_of::<R>() <= AHEAD {
+            for row in self.rows(next) {
+                (0..width).step_by(LINE / size_of::<R>()).for_each(|place| fetch(values, row * width + place));
+            }
+        }
         self.rows(segment).map(|row| &values[row * width..][..width]).collect()
     }
 

@@ -8,7 +8,7 @@ use std::array;
 use super::dot::{Rows, dots};
 use super::fill::in_uneven_parts;
 use super::product::is_single;
-use super::real::fetch;
+use super::real::{LINE, fetch};
 use super::{MULTIPLICATIONS, Real, Vectors, matrix, vectorised};
 
 /// With more rows than these the library is as fast, because bringing weights into order pays.
@@ -26,8 +26,6 @@ const WIDTH: usize = 32;
 const LEAST_COLUMNS: usize = 256;
 /// So many columns before they are multiplied, weights of strips are asked for.
 const AHEAD: usize = 64;
-/// The bytes of a line of a cache.
-const LINE: usize = 64;
 /// Addresses that lie so many bytes apart share a place in the nearest cache.
 const ALIKE: usize = 4096;
 

@@ -421,6 +421,9 @@ pub(crate) fn vectorised_widely<T>(body: impl FnOnce() -> T) -> T {
     pulp::Arch::new().dispatch(body)
 }
 
+/// The bytes of a line of a cache: [`fetch`] brings one.
+pub(super) const LINE: usize = 64;
+
 /// Asks for the memory that begins `place` elements after the first of `values` to be brought into the nearest cache, because it will be read soon. The place may lie beyond
 /// their end: nothing is read by this, and no result depends on it.
 #[inline(always)]
