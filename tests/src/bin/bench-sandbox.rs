@@ -22,9 +22,10 @@ type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 type NativeTrainer = soap_bpnn::trainer::Trainer;
 type NativeModel = <NativeTrainer as kilnbox_sdk::architecture::Trainer>::Model;
 
-const EPOCHS: usize = 30;
-/// Rounds of one run of each side; each side goes first in every third one, so that none has the quieter part of a busy machine.
-const ROUNDS: usize = 12;
+const EPOCHS: usize = 15;
+/// Rounds of one run of each side; each side goes first in every third one. Sides are compared within a round, which takes a few seconds: what else the
+/// machine does changes from minute to minute.
+const ROUNDS: usize = 36;
 const SEED: u64 = 0;
 
 /// When each epoch ended, and the numbers it reported.
@@ -105,26 +106,31 @@ fn bench(options: &Path) -> Fallible {
         [&|| work.natively(), &|| work.sandboxed(&guarded, Limits::default()), &|| {
             work.sandboxed(&unguarded, Limits::none())
         }];
-    let mut seconds = [const { Vec::new() }; 3];
+    let mut rounds: Vec<[f64; 3]> = Vec::with_capacity(ROUNDS);
     let mut numbers: Option<Vec<Vec<f64>>> = None;
     for round in 0..ROUNDS {
+        let mut seconds = [0.0; 3];
         for place in 0..sides.len() {
             let side = (round + place) % sides.len();
             let (epochs, learned) = sides[side]()?.read()?;
             if numbers.get_or_insert_with(|| learned.clone()) != &learned {
                 return Err("the same training learned other numbers in and out of the sandbox".into());
             }
-            seconds[side].extend(epochs);
+            seconds[side] = median(epochs);
         }
+        rounds.push(seconds);
     }
-    let [plain, guarded, unguarded] = seconds.map(median);
+    let of_rounds = |number: &dyn Fn(&[f64; 3]) -> f64| median(rounds.iter().map(number).collect());
+    let [plain, guarded, unguarded] = [0, 1, 2].map(|side| of_rounds(&|seconds| seconds[side]));
     eprintln!(
         "soap-bpnn train epoch: native {plain:.4} s, sandboxed {guarded:.4} s, sandboxed without limits {unguarded:.4} s, medians over {ROUNDS} runs each"
     );
     #[expect(clippy::print_stdout, reason = "the results of a benchmark")]
     {
-        println!("ratio soap-bpnn train epoch, sandboxed over native = {:.3}", guarded / plain);
-        println!("ratio soap-bpnn train epoch, default limits over none = {:.3}", guarded / unguarded);
+        let over_native = of_rounds(&|[plain, guarded, _]| guarded / plain);
+        let over_none = of_rounds(&|[_, guarded, unguarded]| guarded / unguarded);
+        println!("ratio soap-bpnn train epoch, sandboxed over native = {over_native:.3}");
+        println!("ratio soap-bpnn train epoch, default limits over none = {over_none:.3}");
     }
     Ok(())
 }
