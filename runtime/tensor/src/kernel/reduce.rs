@@ -212,30 +212,45 @@ pub(crate) fn extreme_places(a: &Tensor, axis: usize, which: Extreme) -> Element
     Elements::new(places)
 }
 
-/// The place of the largest `sign * value`.
+/// The numbers of a row that are looked at together.
+const TOGETHER: usize = 16;
+
+/// The place of the largest `sign * value`, the first of equal ones; or of the first NaN.
 #[inline(always)]
 fn largest_place<R: Real>(row: &[R], sign: R) -> usize {
-    const LANES: usize = 16;
-    let mut best = [sign * row[0]; LANES];
-    let mut is_number = true;
-    let mut chunks = row.chunks_exact(LANES);
-    for chunk in &mut chunks {
-        for lane in 0..LANES {
-            let value = sign * chunk[lane];
-            is_number &= !value.is_nan();
-            best[lane] = if value > best[lane] { value } else { best[lane] };
+    let mut best = [sign * row[0]; TOGETHER];
+    let mut are_none = [false; TOGETHER];
+    // One loop for each step, so that each becomes an instruction on whole registers; their length is looked at once.
+    let chunks = row.chunks_exact(TOGETHER);
+    let rest = chunks.remainder();
+    for chunk in chunks.filter_map(|chunk| chunk.first_chunk::<TOGETHER>()) {
+        for place in 0..TOGETHER {
+            let value = sign * chunk[place];
+            best[place] = if value > best[place] { value } else { best[place] };
+        }
+        for place in 0..TOGETHER {
+            are_none[place] |= chunk[place].is_nan();
         }
     }
-    for (best, value) in best.iter_mut().zip(chunks.remainder()) {
+    for ((best, is_none), value) in best.iter_mut().zip(&mut are_none).zip(rest) {
         let value = sign * *value;
-        is_number &= !value.is_nan();
         *best = if value > *best { value } else { *best };
+        *is_none |= value.is_nan();
     }
-    if !is_number {
+    if are_none.contains(&true) {
         return row.iter().position(|value| value.is_nan()).unwrap_or(0);
     }
     let largest = best.into_iter().fold(best[0], |a, b| if b > a { b } else { a });
-    row.iter().position(|value| sign * *value == largest).unwrap_or(0)
+    let has_largest =
+        |chunk: &[R; TOGETHER]| chunk.iter().fold(false, |found, value| found | (sign * *value == largest));
+    let mut start = 0;
+    for chunk in row.chunks_exact(TOGETHER).filter_map(|chunk| chunk.first_chunk()) {
+        if has_largest(chunk) {
+            break;
+        }
+        start += TOGETHER;
+    }
+    start + row[start..].iter().position(|value| sign * *value == largest).unwrap_or(0)
 }
 
 /// For each column of these rows, the row of the largest `sign * value`.
@@ -249,6 +264,47 @@ fn largest_places<R: Real>(rows: &[R], sign: R, places: &mut [i64]) {
             let wins = (value > *best) | (value.is_nan() & !best.is_nan());
             *best = if wins { value } else { *best };
             *place = if wins { row as i64 } else { *place };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Looked at one after the other.
+    fn first_extreme(row: &[f64], sign: f64) -> usize {
+        let nan = row.iter().position(|value| value.is_nan());
+        nan.unwrap_or_else(|| {
+            (1..row.len()).fold(0, |best, place| if sign * row[place] > sign * row[best] { place } else { best })
+        })
+    }
+
+    #[test]
+    fn the_first_of_equal_extremes_is_found_and_a_nan_before_any_number() {
+        for width in [1, 2, 15, 16, 17, 31, 32, 33, 47, 64, 100] {
+            for seed in 0..200 {
+                // Few values, so that many are equal.
+                let value = |place: usize| [2.0, 0.0, -0.0, 7.0, -7.0, 1.0][(seed * 31 + place * (7 + seed)) % 6];
+                let mut row: Vec<f64> = (0..width).map(value).collect();
+                let mut check = |at: usize, special: f64| {
+                    row[at % width] = special;
+                    let single: Vec<f32> = row.iter().map(|&value| value as f32).collect();
+                    for sign in [1.0, -1.0] {
+                        let expected = first_extreme(&row, sign);
+                        assert_eq!(largest_place(&row, sign), expected, "{row:?}, sign {sign}");
+                        assert_eq!(largest_place(&single, sign as f32), expected, "{row:?}, sign {sign}");
+                    }
+                };
+                check(seed, 7.0);
+                check(seed * 3, f64::NEG_INFINITY);
+                check(seed * 5, f64::INFINITY);
+                check(seed * 7 + 2, f64::NAN);
+                check(seed * 11, f64::NAN);
+            }
+        }
+        for extreme in [f64::INFINITY, f64::NEG_INFINITY] {
+            assert_eq!(largest_place(&[extreme; 40], 1.0), 0);
         }
     }
 }
