@@ -6,6 +6,8 @@
 use std::array;
 use std::ops::Range;
 
+use smallvec::SmallVec;
+
 use super::fill::in_uneven_parts;
 use super::product::{HEIGHT, copy_few, is_single, sums};
 use super::real::{LINE, fetch};
@@ -23,6 +25,9 @@ const ROWS: usize = HEIGHT;
 const WIDE: usize = 16;
 /// The same of narrow vectors in double precision, and where there are few.
 const NARROW: usize = 8;
+
+/// Segments of so many rows need no memory of their own for where their rows lie.
+const FEW: usize = 16;
 
 /// The most bytes of a segment that are asked for before it is worked on, so that they have room beside those of the one before in the nearest cache.
 const AHEAD: usize = 8192;
@@ -81,7 +86,7 @@ impl Neighbourhoods {
     }
 
     /// The `width` values of each row of a segment. Those of the next one are asked for: heads take pieces of all rows in turn, in which the processor does not see what comes.
-    fn lines<'a, R>(&self, segment: usize, values: &'a [R], width: usize) -> Vec<&'a [R]> {
+    fn lines<'a, R>(&self, segment: usize, values: &'a [R], width: usize) -> SmallVec<[&'a [R]; FEW]> {
         let next = segment + 1;
         if next < self.segments() && self.size(next) * width * size_of::<R>() <= AHEAD {
             for row in self.rows(next) {
