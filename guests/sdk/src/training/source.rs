@@ -293,10 +293,7 @@ impl SourceTarget {
                 }
                 None => (squared, absolute, self.scale()),
             };
-            let key = self.layout.keys.entries().nth(block).unwrap_or_default();
-            let key: Vec<String> =
-                self.layout.keys.names.iter().zip(key).map(|(name, value)| format!("{name}={value}")).collect();
-            let block = shared.reporting.separate_blocks.then(|| key.join(","));
+            let block = shared.reporting.separate_blocks.then(|| self.name_of_block(block));
             let per_atom =
                 gradient != Some(Gradient::Positions) && (self.per_atom || self.info.sample_kind == SampleKind::Atom);
             let measured = Measured { target: self.name.clone(), block, gradient, per_atom };
@@ -309,6 +306,14 @@ impl SourceTarget {
             });
         }
         (loss.unwrap_or_else(|| Tensor::zeros(&[], shared.dtype)), terms)
+    }
+
+    /// What a block is called among the errors: its key, such as `o3_lambda=1,o3_sigma=1`.
+    fn name_of_block(&self, block: usize) -> String {
+        let keys = &self.layout.keys;
+        let key = keys.entries().nth(block).unwrap_or_default();
+        let parts: Vec<String> = keys.names.iter().zip(key).map(|(name, value)| format!("{name}={value}")).collect();
+        parts.join(",")
     }
 
     /// Errors in physical units, if each type has its own scale.

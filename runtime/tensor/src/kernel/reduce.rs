@@ -219,7 +219,7 @@ const TOGETHER: usize = 16;
 #[inline(always)]
 fn largest_place<R: Real>(row: &[R], sign: R) -> usize {
     let mut best = [sign * row[0]; TOGETHER];
-    let mut are_none = [false; TOGETHER];
+    let mut are_nan = [false; TOGETHER];
     // One loop for each step, so that each becomes an instruction on whole registers; their length is looked at once.
     let chunks = row.chunks_exact(TOGETHER);
     let rest = chunks.remainder();
@@ -229,15 +229,15 @@ fn largest_place<R: Real>(row: &[R], sign: R) -> usize {
             best[place] = if value > best[place] { value } else { best[place] };
         }
         for place in 0..TOGETHER {
-            are_none[place] |= chunk[place].is_nan();
+            are_nan[place] |= chunk[place].is_nan();
         }
     }
-    for ((best, is_none), value) in best.iter_mut().zip(&mut are_none).zip(rest) {
+    for ((best, is_nan), value) in best.iter_mut().zip(&mut are_nan).zip(rest) {
         let value = sign * *value;
         *best = if value > *best { value } else { *best };
-        *is_none |= value.is_nan();
+        *is_nan |= value.is_nan();
     }
-    if are_none.contains(&true) {
+    if are_nan.contains(&true) {
         return row.iter().position(|value| value.is_nan()).unwrap_or(0);
     }
     let largest = best.into_iter().fold(best[0], |a, b| if b > a { b } else { a });
