@@ -145,6 +145,51 @@ fn the_number_of_threads_changes_no_bit() -> Fallible {
     Ok(())
 }
 
+/// The structures of the fixture, in which each atom has the length of its force, then the force, as a property `s`.
+fn ethanol_with_spherical_property() -> Fallible<String> {
+    let structures = ethanol_structures(40)?.replace("forces:R:3", "s:R:4");
+    let line = |line: &str| -> Fallible<String> {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [species, x, y, z, force @ ..] = &words[..] else { return Ok(line.to_owned()) };
+        let (Ok(_), [_, _, _]) = (x.parse::<f64>(), force) else { return Ok(line.to_owned()) };
+        let force = force.iter().map(|word| word.parse()).collect::<Result<Vec<f64>, _>>()?;
+        let length = force.iter().map(|component| component * component).sum::<f64>().sqrt();
+        Ok(format!("{species} {x} {y} {z} {length} {} {} {}", force[0], force[1], force[2]))
+    };
+    Ok(structures.lines().map(line).collect::<Fallible<Vec<_>>>()?.join("\n") + "\n")
+}
+
+#[test]
+fn errors_of_blocks_are_told_apart_where_that_is_asked_for() -> Fallible {
+    let target = "    mtt::s: {key: s, sample_kind: atom, type: {spherical: {irreps: [{o3_lambda: 0, o3_sigma: 1}, {o3_lambda: 1, o3_sigma: 1}]}}}";
+    let options = pet_options()?;
+    let (start, rest) = options.split_once("    energy:").ok_or("no target")?;
+    let (_, end) = rest.split_once("validation_set").ok_or("no validation set")?;
+    let place = Workplace::new()?;
+    place.write("options.yaml", &format!("{start}{target}\nvalidation_set{end}"))?;
+    place.write("ethanol.xyz", &ethanol_with_spherical_property()?)?;
+    let names = |separate: bool| -> Fallible<String> {
+        let separate = format!("architecture.training.log_separate_blocks={separate}");
+        let run = format!("train options.yaml -r architecture.training.num_epochs=1 -r {separate}");
+        let outcome = place.run(&run.split(' ').collect::<Vec<_>>())?;
+        assert_success(&outcome);
+        Ok(outcome.output)
+    };
+    let (together, apart) = (names(false)?, names(true)?);
+    let of_block = |lambda: u32| format!("training mtt::s (o3_lambda={lambda},o3_sigma=1) RMSE (per atom): ");
+    for lambda in [0, 1] {
+        assert!(apart.contains(&of_block(lambda)) && !together.contains(&of_block(lambda)), "{together}\n{apart}");
+    }
+    // Squared errors of the whole are those of its blocks, one component and three, weighed by how many they are.
+    let below = "Epoch:    0 |";
+    let whole = number(&together, below, "training mtt::s RMSE (per atom): ")?;
+    let [scalar, vector] = [0, 1].map(|lambda| number(&apart, below, &of_block(lambda)));
+    let expected = ((scalar?.powi(2) + 3.0 * vector?.powi(2)) / 4.0).sqrt();
+    // Four decimals are printed.
+    assert!((whole - expected).abs() < 2e-4, "{whole}, and {expected} of the blocks");
+    Ok(())
+}
+
 /// Kills a training once it has printed `line`.
 fn kill_after(place: &Workplace, arguments: &[&str], line: &str) -> Fallible {
     let mut child = place.command(arguments).stdout(Stdio::piped()).spawn()?;
