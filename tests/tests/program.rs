@@ -168,14 +168,14 @@ fn errors_of_blocks_are_told_apart_where_that_is_asked_for() -> Fallible {
     let place = Workplace::new()?;
     place.write("options.yaml", &format!("{start}{target}\nvalidation_set{end}"))?;
     place.write("ethanol.xyz", &ethanol_with_spherical_property()?)?;
-    let names = |separate: bool| -> Fallible<String> {
+    let printed = |separate: bool| -> Fallible<String> {
         let separate = format!("architecture.training.log_separate_blocks={separate}");
         let run = format!("train options.yaml -r architecture.training.num_epochs=1 -r {separate}");
         let outcome = place.run(&run.split(' ').collect::<Vec<_>>())?;
         assert_success(&outcome);
         Ok(outcome.output)
     };
-    let (together, apart) = (names(false)?, names(true)?);
+    let (together, apart) = (printed(false)?, printed(true)?);
     let of_block = |lambda: u32| format!("training mtt::s (o3_lambda={lambda},o3_sigma=1) RMSE (per atom): ");
     for lambda in [0, 1] {
         assert!(apart.contains(&of_block(lambda)) && !together.contains(&of_block(lambda)), "{together}\n{apart}");
