@@ -138,7 +138,12 @@ impl<Exports> Instance<Exports> {
         let result = {
             let _entered = self.context.enter();
             autodiff::set_recording(true);
-            guarded(|| work(store))
+            guarded(|| {
+                let result = work(store)?;
+                // What the guest asked for belongs to its call, and to the time that it has.
+                self.context.finish();
+                Ok(result)
+            })
         };
         self.deadline.clear();
         result.map_err(|error| explain(&error, store, &self.limits, allowance))

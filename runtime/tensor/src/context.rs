@@ -6,10 +6,11 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::Misuse;
 use crate::memory::Quota;
+use crate::promise::Queue;
 
 /// The name of the limit on the cost of one operation.
 const COST_LIMIT: &str = "operation_cost";
@@ -22,6 +23,9 @@ pub struct Context {
     recording: AtomicBool,
     stopped: AtomicBool,
     alone: AtomicBool,
+    /// How often it has been entered and not left.
+    entered: AtomicUsize,
+    queue: Queue,
 }
 
 /// The payload of the panic that ends an operation of a run that was stopped. Whoever calls operations for a guest catches it.
@@ -48,6 +52,8 @@ impl Context {
             recording: AtomicBool::new(true),
             stopped: AtomicBool::new(false),
             alone: AtomicBool::new(false),
+            entered: AtomicUsize::new(0),
+            queue: Queue::new(),
         })
     }
 
@@ -61,9 +67,41 @@ impl Context {
         self.alone.store(true, Ordering::Relaxed);
     }
 
-    /// Puts it in force on this thread until the answer is dropped.
+    /// Puts it in force on this thread until the answer is dropped, which waits for whatever operations were asked for and are not computed.
     pub fn enter(self: &Arc<Self>) -> Entered {
-        Entered { before: CURRENT.replace(self.clone()), _not_send: std::marker::PhantomData }
+        self.entered.fetch_add(1, Ordering::Relaxed);
+        Entered { before: CURRENT.replace(self.clone()), waits: true, _not_send: std::marker::PhantomData }
+    }
+
+    /// Waits for all operations that were asked for.
+    ///
+    /// # Panics
+    /// With [`Stopped`], if it was stopped.
+    pub fn finish(&self) {
+        self.queue.finish();
+        if self.is_stopped() {
+            end();
+        }
+    }
+
+    /// Puts it in force on a thread that computes for another one.
+    pub(crate) fn serve(self: &Arc<Self>) -> Entered {
+        Entered { before: CURRENT.replace(self.clone()), waits: false, _not_send: std::marker::PhantomData }
+    }
+
+    /// The one in force on this thread.
+    pub(crate) fn in_force() -> Arc<Self> {
+        CURRENT.with_borrow(Arc::clone)
+    }
+
+    /// The operations that are to be computed.
+    pub(crate) fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Whether an operation of this thread should be promised, rather than computed at once.
+    pub(crate) fn promises(&self) -> bool {
+        self.entered.load(Ordering::Relaxed) > 0 && !self.alone.load(Ordering::Relaxed) && self.queue.is_worth_it()
     }
 
     /// Ends the operation that runs, if there is one, and every later one: they panic with [`Stopped`] within a fraction of a second.
@@ -81,11 +119,17 @@ impl Context {
 #[derive(Debug)]
 pub struct Entered {
     before: Arc<Context>,
+    waits: bool,
     _not_send: std::marker::PhantomData<*const ()>,
 }
 
 impl Drop for Entered {
     fn drop(&mut self) {
+        let context = Context::in_force();
+        if self.waits {
+            context.queue.finish();
+            context.entered.fetch_sub(1, Ordering::Relaxed);
+        }
         CURRENT.set(self.before.clone());
     }
 }
@@ -132,7 +176,7 @@ pub(crate) struct Stop(Arc<Context>);
 impl Stop {
     /// The switch of the context in force on this thread.
     pub(crate) fn current() -> Self {
-        Self(CURRENT.with_borrow(Arc::clone))
+        Self(Context::in_force())
     }
 
     /// Goes on, or ends the operation. It costs as much as reading a number, so it may be asked every few microseconds.

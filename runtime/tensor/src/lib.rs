@@ -31,6 +31,7 @@ mod kernel;
 pub mod memory;
 mod misuse;
 pub mod op;
+mod promise;
 pub mod random;
 mod tensor;
 

@@ -1,6 +1,6 @@
 //! Counting the bytes of tensors against a quota.
 //!
-//! Every tensor counts with its full size, views too, and with what it takes to keep it, from before its operation runs until its value is
+//! Every tensor counts with its full size, but for views of another one's value, and with what it takes to keep it, from before its operation is asked for until its value is
 //! freed; what a gradient's history keeps alive therefore counts as well. The quota is that of the context in force, see [`crate::context`].
 
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use burn_dispatch::DispatchTensor;
 
 use crate::Misuse;
-use crate::context::current;
+use crate::context::{Context, current};
 
 /// The name of the limit.
 const LIMIT: &str = "tensor_bytes";
@@ -76,6 +76,7 @@ impl Drop for Reservation {
 /// Counts a tensor of `bytes` bytes for `operation`, or refuses.
 pub(crate) fn reserve(operation: &'static str, bytes: usize) -> Result<Reservation, Misuse> {
     let quota = current(|context| context.quota().clone());
+    let asked = bytes;
     let bytes = bytes.saturating_add(BOOKKEEPING);
     let before = quota.used.fetch_add(bytes, Ordering::Relaxed);
     match before.checked_add(bytes).filter(|&after| after <= quota.limit) {
@@ -88,6 +89,11 @@ pub(crate) fn reserve(operation: &'static str, bytes: usize) -> Result<Reservati
         }
         None => {
             quota.used.fetch_sub(bytes, Ordering::Relaxed);
+            // What has been dropped is counted until what is computed from it is there.
+            if current(|context| context.queue().is_pending()) {
+                Context::in_force().queue().finish();
+                return reserve(operation, asked);
+            }
             let problem = format!("it needs {bytes} bytes; {before} of {} are in use", quota.limit);
             Err(Misuse::limit(LIMIT, operation, problem))
         }
@@ -97,7 +103,6 @@ pub(crate) fn reserve(operation: &'static str, bytes: usize) -> Result<Reservati
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::context::Context;
 
     #[test]
     fn the_quota_holds_at_the_bound_and_refuses_one_byte_past_it() {

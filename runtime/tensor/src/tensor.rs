@@ -13,10 +13,11 @@ use burn_flex::{FlexTensor, Layout};
 use smallvec::SmallVec;
 
 use crate::autodiff::{Derivative, Origin, Reads};
-use crate::context::{self, DeviceFailed, Stopped, device_failed, recording};
+use crate::context::{self, Context, DeviceFailed, Stopped, device_failed, recording};
 use crate::indices::Indices;
 use crate::kernel::fill::{Fill, repeated};
 use crate::memory::{self, Reservation};
+use crate::promise::{Promised, promise, settle};
 use crate::{DType, Device, Misuse};
 
 /// The largest rank of a tensor.
@@ -47,7 +48,7 @@ pub(crate) struct Node {
 
 /// The elements of an array, and what is known of them.
 struct Value {
-    elements: Elements,
+    elements: Promised<Elements>,
     /// What is known of an integer tensor that somebody used as indices.
     indices: OnceLock<Box<Indices>>,
     _bytes: Reservation,
@@ -139,8 +140,8 @@ impl Tensor {
         let bytes = checked_bytes(NAME, shape, DType::Boolean)?;
         check_count(NAME, shape, values.len())?;
         let reservation = memory::reserve(NAME, bytes)?;
-        let value = placed(device, shape, DType::Boolean, || Elements::new(values.to_vec()));
-        Ok(Self::leaf(device, value, shape, DType::Boolean, reservation))
+        let run = || Elements::new(values.to_vec());
+        Ok(Self::leaf(device, shape, DType::Boolean, reservation, run))
     }
 
     /// Every element is `value`, converted to `dtype` (integers: truncated and saturated; boolean: whether it is not 0).
@@ -154,8 +155,7 @@ impl Tensor {
                 let (sizes, device) = (device_shape(shape), device.dispatch());
                 Elements::from(Dispatch::float_full(sizes, Scalar::Float(value), &device, dtype.burn().into()))
             };
-            let value = placed(device, shape, dtype, run);
-            return Ok(Self::leaf(device, value, shape, dtype, reservation));
+            return Ok(Self::leaf(device, shape, dtype, reservation, run));
         }
         drop(reservation);
         match dtype {
@@ -260,90 +260,145 @@ impl Tensor {
         let bytes = checked_bytes(operation, shape, dtype)?;
         check_count(operation, shape, values.len())?;
         let reservation = memory::reserve(operation, bytes)?;
-        let value = placed(device, shape, dtype, || Elements::new(values));
-        Ok(Self::leaf(device, value, shape, dtype, reservation))
+        Ok(Self::leaf(device, shape, dtype, reservation, || Elements::new(values)))
     }
 
-    fn leaf(device: &Device, value: Elements, shape: &[usize], dtype: DType, reservation: Reservation) -> Self {
-        Self::node(device, value, Sizes::from_slice(shape), dtype, false, None, reservation)
+    /// What nothing else is needed for, computed at once.
+    fn leaf(
+        device: &Device,
+        shape: &[usize],
+        dtype: DType,
+        reservation: Reservation,
+        run: impl FnOnce() -> Elements,
+    ) -> Self {
+        let [elements] = placed(device, shape, dtype, || [run()]);
+        Blank { device, shape, dtype, origin: None, reservation }.with(elements)
     }
 
     fn node(
         device: &Device,
-        value: Elements,
-        shape: Sizes,
+        shape: &[usize],
         dtype: DType,
         tracked: bool,
         origin: Option<Origin>,
-        reservation: Reservation,
-    ) -> Self {
-        let bytes = shape.iter().product::<usize>() * dtype.size();
-        assert!(value.is_of(bytes), "a kernel gives as many elements as its result has");
-        let (of_node, of_value) = reservation.split(bytes);
-        Self {
-            node: Arc::new(Node {
-                id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-                shape,
-                dtype,
-                device: device.clone(),
-                tracked,
-                origin,
-                _bytes: of_node,
-            }),
-            value: Some(Arc::new(Value { elements: value, indices: OnceLock::new(), _bytes: of_value })),
-        }
+        bytes: Reservation,
+    ) -> Arc<Node> {
+        Arc::new(Node {
+            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+            shape: Sizes::from_slice(shape),
+            dtype,
+            device: device.clone(),
+            tracked,
+            origin,
+            _bytes: bytes,
+        })
     }
 
     /// The same value as a leaf of its own: tracked to take gradients by, or untracked to stop them.
     pub(crate) fn as_leaf(&self, operation: &'static str, tracked: bool) -> Result<Self, Misuse> {
-        let reservation = memory::reserve(operation, self.count() * self.dtype().size())?;
         let Node { device, shape, dtype, .. } = &*self.node;
-        Ok(Self::node(device, self.elements().clone(), shape.clone(), *dtype, tracked, None, reservation))
+        let node = Self::node(device, shape, *dtype, tracked, None, memory::reserve(operation, 0)?);
+        Ok(Self { node, value: self.value.clone() })
     }
 
-    /// Runs an operation whose arguments have been checked: counts the result, computes it, and records where it came from if
-    /// gradients may be asked for. The derivative finds the values that `reads` says, and no others.
-    pub(crate) fn compute(
+    /// Has an operation done whose arguments have been checked: counts the result, has it computed, now or [soon](crate::promise), and records where it came from if
+    /// gradients may be asked for. `run` finds the inputs and the shape again, and the derivative the values that `reads` says, and no others.
+    pub(crate) fn compute<const N: usize>(
+        operation: &'static str,
+        shape: &[usize],
+        dtype: DType,
+        inputs: [&Self; N],
+        run: impl FnOnce([&Self; N], &[usize]) -> Elements + Send + 'static,
+        reads: Reads,
+        derivative: impl Derivative + 'static,
+    ) -> Result<Self, Misuse> {
+        let run = |inputs: &[&Self], shape: &[usize]| run(all_of(inputs), shape);
+        Self::compute_list(operation, shape, dtype, &inputs, run, reads, derivative)
+    }
+
+    /// [`Self::compute`] for some number of inputs.
+    pub(crate) fn compute_list(
         operation: &'static str,
         shape: &[usize],
         dtype: DType,
         inputs: &[&Self],
-        run: impl FnOnce() -> Elements,
+        run: impl FnOnce(&[&Self], &[usize]) -> Elements + Send + 'static,
         reads: Reads,
         derivative: impl Derivative + 'static,
     ) -> Result<Self, Misuse> {
         let device = &inputs[0].node.device;
         check_devices(operation, device, inputs)?;
         let reservation = memory::reserve(operation, checked_bytes(operation, shape, dtype)?)?;
-        let tracked = dtype.is_float() && recording() && inputs.iter().any(|input| input.node.tracked);
-        let origin = tracked.then(|| Origin {
+        let origin = Self::origin(dtype, inputs, reads, derivative);
+        let blank = Blank { device, shape, dtype, origin, reservation };
+        let [result] = Blank::filled([blank], inputs, |inputs, shape| [run(inputs, shape)]);
+        Ok(result)
+    }
+
+    /// The same elements in another shape with as many, which take no memory of their own but on devices.
+    pub(crate) fn view(
+        &self,
+        operation: &'static str,
+        shape: &[usize],
+        derivative: impl Derivative + 'static,
+    ) -> Result<Self, Misuse> {
+        let Node { device, dtype, .. } = &*self.node;
+        if self.is_on_device() {
+            return Self::compute(
+                operation,
+                shape,
+                *dtype,
+                [self],
+                |[a], shape| a.reshaped(shape),
+                Reads::Nothing,
+                derivative,
+            );
+        }
+        let bytes = memory::reserve(operation, 0)?;
+        let origin = Self::origin(*dtype, &[self], Reads::Nothing, derivative);
+        Ok(Self { node: Self::node(device, shape, *dtype, origin.is_some(), origin, bytes), value: self.value.clone() })
+    }
+
+    /// Where a result of this dtype comes from, if gradients may be asked for.
+    fn origin(dtype: DType, inputs: &[&Self], reads: Reads, derivative: impl Derivative + 'static) -> Option<Origin> {
+        let is_tracked = dtype.is_float() && recording() && inputs.iter().any(|input| input.node.tracked);
+        is_tracked.then(|| Origin {
             inputs: (0..inputs.len()).map(|k| inputs[k].kept(reads.keeps(k, inputs))).collect(),
             reads,
             derivative: Box::new(derivative),
-        });
-        Ok(Self::node(
-            device,
-            run_unless_empty(device, shape, dtype, run),
-            Sizes::from_slice(shape),
-            dtype,
-            tracked,
-            origin,
-            reservation,
-        ))
+        })
     }
 
-    /// Like [`Self::compute`] for results that no gradient flows through.
-    pub(crate) fn constant(
+    /// Like [`Self::compute`] for results that no gradient flows through, of the same shape and dtype.
+    pub(crate) fn constants<const N: usize, const M: usize>(
         operation: &'static str,
         shape: &[usize],
         dtype: DType,
-        inputs: &[&Self],
-        run: impl FnOnce() -> Elements,
-    ) -> Result<Self, Misuse> {
+        inputs: [&Self; N],
+        run: impl FnOnce([&Self; N], &[usize]) -> [Elements; M] + Send + 'static,
+    ) -> Result<[Self; M], Misuse> {
         let device = &inputs[0].node.device;
-        check_devices(operation, device, inputs)?;
-        let reservation = memory::reserve(operation, checked_bytes(operation, shape, dtype)?)?;
-        Ok(Self::leaf(device, run_unless_empty(device, shape, dtype, run), shape, dtype, reservation))
+        check_devices(operation, device, &inputs)?;
+        let bytes = checked_bytes(operation, shape, dtype)?;
+        let reservations =
+            (0..M).map(|_| memory::reserve(operation, bytes)).collect::<Result<SmallVec<[_; 3]>, _>>()?;
+        let mut reservations = reservations.into_iter();
+        let blanks = std::array::from_fn(|_| {
+            let reservation = reservations.next().unwrap_or_else(|| unreachable!("there is one for each"));
+            Blank { device, shape, dtype, origin: None, reservation }
+        });
+        Ok(Blank::filled(blanks, &inputs, |inputs, shape| run(all_of(inputs), shape)))
+    }
+
+    /// Like [`Self::constants`] for one result.
+    pub(crate) fn constant<const N: usize>(
+        operation: &'static str,
+        shape: &[usize],
+        dtype: DType,
+        inputs: [&Self; N],
+        run: impl FnOnce([&Self; N], &[usize]) -> Elements + Send + 'static,
+    ) -> Result<Self, Misuse> {
+        Self::constants(operation, shape, dtype, inputs, |inputs, shape| [run(inputs, shape)]).map(|[result]| result)
     }
 
     /// Whether the kernels of its device work on it, rather than those of the processor.
@@ -363,7 +418,7 @@ impl Tensor {
         Self { node: self.node.clone(), value: self.value.clone().filter(|_| is_read) }
     }
 
-    fn known_value(&self) -> &Value {
+    fn known_value(&self) -> &Arc<Value> {
         match &self.value {
             Some(value) => value,
             None => unreachable!("a derivative reads no value but those that its operation says"),
@@ -371,7 +426,7 @@ impl Tensor {
     }
 
     pub(crate) fn elements(&self) -> &Elements {
-        &self.known_value().elements
+        self.known_value().elements.get()
     }
 
     /// As burn takes it. Nothing is copied.
@@ -411,7 +466,7 @@ impl Tensor {
     }
 
     /// The same elements in another shape with as many.
-    pub(crate) fn reshaped(&self, shape: &[usize]) -> Elements {
+    fn reshaped(&self, shape: &[usize]) -> Elements {
         match self.elements() {
             Elements::Host(bytes) => Elements::Host(bytes.clone()),
             Elements::Device(value) => reshaped((**value).clone(), self.burn_shape(shape), self.node.dtype).into(),
@@ -429,6 +484,68 @@ impl Tensor {
     /// The smallest and the largest index of an integer tensor; `None` if it is empty.
     pub(crate) fn index_range(&self) -> Option<(i64, i64)> {
         self.indices().map(Indices::range)
+    }
+}
+
+/// A tensor but for its elements.
+struct Blank<'a> {
+    device: &'a Device,
+    shape: &'a [usize],
+    dtype: DType,
+    origin: Option<Origin>,
+    reservation: Reservation,
+}
+
+impl Blank<'_> {
+    /// The tensors of these blanks, of which there is one at least and which differ in nothing: with the elements that `run` gives, or with a promise of them.
+    fn filled<const M: usize>(
+        blanks: [Self; M],
+        inputs: &[&Tensor],
+        run: impl FnOnce(&[&Tensor], &[usize]) -> [Elements; M] + Send + 'static,
+    ) -> [Tensor; M] {
+        let &Self { device, shape, dtype, .. } = &blanks[0];
+        // A result without elements needs no kernel, and some of burn's kernels panic on one.
+        if shape.contains(&0) {
+            return blanks.map(|blank| blank.with(Elements::new(Vec::<u8>::new())));
+        }
+        context::check_stopped();
+        // Indices are small, and looked at soon.
+        let is_for_later = || dtype.is_float() || inputs.iter().any(|input| !input.known_value().elements.is_settled());
+        if *device != Device::cpu() || !context::current(Context::promises) || !is_for_later() {
+            let mut elements = placed(device, shape, dtype, || run(inputs, shape)).into_iter();
+            return blanks.map(|blank| match elements.next() {
+                Some(elements) => blank.with(elements),
+                None => unreachable!("there are elements for each"),
+            });
+        }
+        let bytes = shape.iter().product::<usize>() * dtype.size();
+        let tensors = blanks.map(|blank| blank.holding(Promised::open()));
+        let values = tensors.each_ref().map(|tensor| tensor.known_value().clone());
+        let inputs: SmallVec<[Tensor; 3]> = inputs.iter().map(|&input| input.clone()).collect();
+        let shape = Sizes::from_slice(shape);
+        let work = move || {
+            settle(values.each_ref().map(|value| &value.elements), || {
+                context::check_stopped();
+                let elements = run(&inputs.iter().collect::<SmallVec<[&Tensor; 3]>>(), &shape);
+                assert!(elements.iter().all(|elements| elements.is_of(bytes)), "{WRONG_COUNT}");
+                elements
+            });
+        };
+        promise(M * bytes, work);
+        tensors
+    }
+
+    fn with(self, elements: Elements) -> Tensor {
+        let bytes = self.shape.iter().product::<usize>() * self.dtype.size();
+        assert!(elements.is_of(bytes), "{WRONG_COUNT}");
+        self.holding(Promised::kept(elements))
+    }
+
+    fn holding(self, elements: Promised<Elements>) -> Tensor {
+        let Self { device, shape, dtype, origin, reservation } = self;
+        let (of_node, of_value) = reservation.split(shape.iter().product::<usize>() * dtype.size());
+        let node = Tensor::node(device, shape, dtype, origin.is_some(), origin, of_node);
+        Tensor { node, value: Some(Arc::new(Value { elements, indices: OnceLock::new(), _bytes: of_value })) }
     }
 }
 
@@ -452,14 +569,12 @@ fn constant<E: Fill + PartialEq>(count: usize, value: E) -> Vec<E> {
     repeated(&[value], count, count, |_| 0)
 }
 
-/// A result without elements needs no kernel, and some of burn's kernels panic on one.
-fn run_unless_empty(device: &Device, shape: &[usize], dtype: DType, run: impl FnOnce() -> Elements) -> Elements {
-    if shape.contains(&0) {
-        return Elements::new(Vec::<u8>::new());
-    }
-    context::check_stopped();
-    placed(device, shape, dtype, run)
+/// As many inputs as an operation was given.
+fn all_of<'a, const N: usize>(inputs: &[&'a Tensor]) -> [&'a Tensor; N] {
+    inputs.try_into().unwrap_or_else(|_| unreachable!("an operation finds the inputs that it was given"))
 }
+
+const WRONG_COUNT: &str = "a kernel gives as many elements as its result has";
 
 impl fmt::Debug for Tensor {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -503,18 +618,24 @@ impl Host<'_> {
     }
 }
 
-/// What `run` gives, brought to where tensors of this device, shape and dtype are.
+/// What `run` gives, each brought to where tensors of this device, shape and dtype are.
 #[inline]
-fn placed(device: &Device, shape: &[usize], dtype: DType, run: impl FnOnce() -> Elements) -> Elements {
+fn placed<const M: usize>(
+    device: &Device,
+    shape: &[usize],
+    dtype: DType,
+    run: impl FnOnce() -> [Elements; M],
+) -> [Elements; M] {
     if *device == Device::cpu() {
         return run();
     }
     let holds = device.holds(dtype) && !shape.contains(&0);
-    guarded(device, || match run() {
+    let to_its_place = |elements| match elements {
         Elements::Host(bytes) if holds && device.is_accelerator() => uploaded(bytes, device, shape, dtype).into(),
         Elements::Device(value) if !holds => Elements::Host(Arc::new(downloaded(&value, dtype))),
         elements => elements,
-    })
+    };
+    guarded(device, || run().map(to_its_place))
 }
 
 /// Runs what uses an accelerator. A panic there means that the device failed, and ends the run: what wraps drivers tells of exhausted memory and lost
@@ -532,7 +653,7 @@ pub(crate) fn guarded<T>(device: &Device, work: impl FnOnce() -> T) -> T {
 }
 
 /// What a caught panic says.
-fn panic_message(panic: &(dyn Any + Send)) -> String {
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "it says nothing".to_owned())
 }

@@ -109,13 +109,21 @@ fn sharing(elements: usize) -> Sharing {
     }
     LAST.store(time, Ordering::Relaxed);
     let helpers = (threads - 1).min(MOST);
+    // The thread that promises, or that keeps promises, has the first seat and need not be asked.
+    let partner = context::current(|context| context.queue().partner(caller)).filter(|&partner| partner != caller);
+    let others = helpers - usize::from(partner.is_some());
     // They leave at about the same time, so it is enough to ask when all have left.
-    if AWAKE.compare_exchange(0, helpers, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+    if others > 0 && AWAKE.compare_exchange(0, others, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
         rayon::spawn_broadcast(move |thread| {
             // Those that come after the caller, in the circle of all threads.
-            let seat = (thread.index() + threads - caller) % threads;
-            if (1..=helpers).contains(&seat) {
-                look_for_work(seat);
+            let place = |thread: usize| (thread + threads - caller) % threads;
+            let seat = match partner.map(place) {
+                None => place(thread.index()),
+                Some(partner) if place(thread.index()) == partner => return,
+                Some(partner) => place(thread.index()) + usize::from(place(thread.index()) < partner),
+            };
+            if (helpers - others + 1..=helpers).contains(&seat) {
+                look_for_work(seat, || false);
                 AWAKE.fetch_sub(1, Ordering::Relaxed);
             }
         });
@@ -130,19 +138,18 @@ fn now() -> u64 {
     START.elapsed().as_nanos() as u64
 }
 
-fn look_for_work(seat: usize) {
-    let mut last_turn = None;
+/// Whether processors are taken to be busy with something else.
+pub(crate) fn are_processors_busy() -> bool {
+    now() < BUSY_UNTIL.load(Ordering::Relaxed)
+}
+
+/// Helps with kernels from this seat, and with what `others` have that is no kernel, until there has been nothing to do for a while.
+pub(crate) fn look_for_work(seat: usize, others: impl Fn() -> bool) {
+    let mut helper = Helper::new(seat);
     let mut looked = now();
     let mut worked = looked;
     loop {
-        let has_helped = (0..LOOKS).any(|_| {
-            let has_helped = COUNTER.help(seat, &mut last_turn);
-            if !has_helped {
-                hint::spin_loop();
-            }
-            has_helped
-        });
-        if has_helped || rayon::yield_now() == Some(rayon::Yield::Executed) {
+        if helper.looks(&others) || rayon::yield_now() == Some(rayon::Yield::Executed) {
             worked = now();
             looked = worked;
             continue;
@@ -158,6 +165,30 @@ fn look_for_work(seat: usize) {
             return;
         }
         looked = time;
+    }
+}
+
+/// A thread that helps with kernels.
+pub(crate) struct Helper {
+    seat: usize,
+    last_turn: Option<u64>,
+}
+
+impl Helper {
+    /// One that begins with the share of this seat; the first one is 1.
+    pub(crate) fn new(seat: usize) -> Self {
+        Self { seat, last_turn: None }
+    }
+
+    /// Looks for a kernel a few times, or for something else. Whether there was either.
+    pub(crate) fn looks(&mut self, others: impl Fn() -> bool) -> bool {
+        (0..LOOKS).any(|_| {
+            let has_helped = others() || COUNTER.help(self.seat, &mut self.last_turn);
+            if !has_helped {
+                hint::spin_loop();
+            }
+            has_helped
+        })
     }
 }
 

@@ -11,7 +11,7 @@ pub(crate) mod elementwise;
 mod few;
 pub(crate) mod fill;
 pub(crate) mod harmonics;
-mod helpers;
+pub(crate) mod helpers;
 pub(crate) mod index;
 pub(crate) mod matrix;
 pub(crate) mod norm;

@@ -3,6 +3,7 @@
 use burn_backend::ops::{BoolTensorOps, FloatTensorOps, IntTensorOps};
 use burn_backend::{BoolDType, Scalar, Shape};
 use burn_dispatch::{Dispatch, DispatchTensor};
+use smallvec::SmallVec;
 
 use super::{FLOATS, NUMBERS, broadcast_shape, check_dtypes, sum_to};
 use crate::autodiff::Reads;
@@ -56,8 +57,8 @@ macro_rules! arithmetic {
                 $label,
                 &shape,
                 a.dtype(),
-                &[a, b],
-                || run_arithmetic(Arithmetic::$function, a, b, &shape, [Dispatch::$float, Dispatch::$integer]),
+                [a, b],
+                |[a, b], shape| run_arithmetic(Arithmetic::$function, a, b, shape, [Dispatch::$float, Dispatch::$integer]),
                 Reads::$reads,
                 |$step| {
                     let ($a, $b) = (&$step.inputs[0], &$step.inputs[1]);
@@ -117,11 +118,11 @@ fn extreme(operation: &'static str, function: Arithmetic, a: &Tensor, b: &Tensor
         let halves = add(&multiply_scalar(a, 0.5)?, &multiply_scalar(b, 0.5)?)?;
         return where_(&wins(a, b)?, a, &where_(&wins(b, a)?, b, &halves)?);
     }
-    let run = || {
-        let own = kernel::elementwise::arithmetic(function, a, b, &shape);
+    let run = move |[a, b]: [&Tensor; 2], shape: &[usize]| {
+        let own = kernel::elementwise::arithmetic(function, a, b, shape);
         own.unwrap_or_else(|| unreachable!("it has a kernel for these shapes"))
     };
-    Tensor::compute(operation, &shape, a.dtype(), &[a, b], run, Reads::Inputs, move |step| {
+    Tensor::compute(operation, &shape, a.dtype(), [a, b], run, Reads::Inputs, move |step| {
         let (a, b) = (&step.inputs[0], &step.inputs[1]);
         // Where `one` is taken alone it has all of the gradient, where `other` is, none, and elsewhere half.
         let part = |g: &Tensor, one: &Tensor, other: &Tensor| {
@@ -139,11 +140,11 @@ fn extreme(operation: &'static str, function: Arithmetic, a: &Tensor, b: &Tensor
 pub fn add_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
     const NAME: &str = "elementwise.add-scalar";
     a.expect_dtype(NAME, NUMBERS)?;
-    let run = || match a.dtype() {
+    let run = move |[a]: [&Tensor; 1], _: &[usize]| match a.dtype() {
         dtype if dtype.is_float() => kernel!(a => elementwise::shifted(a, scalar)),
         _ => Dispatch::int_add_scalar(a.value(), Scalar::Int(scalar as i64)).into(),
     };
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Nothing, |step| step.gradients(&[&|g| Ok(g.clone())]))
+    Tensor::compute(NAME, a.shape(), a.dtype(), [a], run, Reads::Nothing, |step| step.gradients(&[&|g| Ok(g.clone())]))
 }
 
 /// `a * scalar`; for integers the scalar is truncated towards zero.
@@ -153,11 +154,11 @@ pub fn add_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
 pub fn multiply_scalar(a: &Tensor, scalar: f64) -> Result<Tensor, Misuse> {
     const NAME: &str = "elementwise.multiply-scalar";
     a.expect_dtype(NAME, NUMBERS)?;
-    let run = || match a.dtype() {
+    let run = move |[a]: [&Tensor; 1], _: &[usize]| match a.dtype() {
         dtype if dtype.is_float() => kernel!(a => elementwise::scaled(a, scalar)),
         _ => Dispatch::int_mul_scalar(a.value(), Scalar::Int(scalar as i64)).into(),
     };
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Nothing, move |step| {
+    Tensor::compute(NAME, a.shape(), a.dtype(), [a], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| multiply_scalar(g, scalar)])
     })
 }
@@ -172,11 +173,11 @@ pub fn power_scalar(a: &Tensor, exponent: f64) -> Result<Tensor, Misuse> {
     if exponent == 0.0 {
         return Tensor::full(&a.device(), a.shape(), 1.0, a.dtype());
     }
-    let run = || {
+    let run = move |[a]: [&Tensor; 1], _: &[usize]| {
         let own = a.is_on_device().then(|| kernel::device::elementwise::power(a, exponent)).flatten();
         own.map_or_else(|| kernel::elementwise::power(a, exponent), Elements::from)
     };
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Inputs, move |step| {
+    Tensor::compute(NAME, a.shape(), a.dtype(), [a], run, Reads::Inputs, move |step| {
         step.gradients(&[&|g| {
             multiply(g, &multiply_scalar(&power_scalar(&step.inputs[0], exponent - 1.0)?, exponent)?)
         }])
@@ -193,8 +194,8 @@ pub fn clamp(a: &Tensor, low: f64, high: f64) -> Result<Tensor, Misuse> {
     if low.is_nan() || high.is_nan() || low > high {
         return Err(Misuse::new(NAME, format!("bounds are {low} and {high}, expected the smaller one first")));
     }
-    let run = || kernel!(a => elementwise::clamp(a, low, high));
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::All, |step| {
+    let run = move |[a]: [&Tensor; 1], _: &[usize]| kernel!(a => elementwise::clamp(a, low, high));
+    Tensor::compute(NAME, a.shape(), a.dtype(), [a], run, Reads::All, |step| {
         // Inside and on the bounds the value is unchanged.
         let inside = equal(&step.inputs[0], step.output)?;
         step.gradients(&[&|g| where_(&inside, g, &zero_like(g)?)])
@@ -213,11 +214,7 @@ macro_rules! unary {
         /// `a` is not floating-point, or the quota is exceeded.
         pub fn $name(a: &Tensor) -> Result<Tensor, Misuse> {
             a.expect_dtype($label, FLOATS)?;
-            let run = || {
-                let $value = a;
-                $run
-            };
-            Tensor::compute($label, a.shape(), a.dtype(), &[a], run, Reads::$reads, |step| {
+            Tensor::compute($label, a.shape(), a.dtype(), [a], |[$value], _| $run, Reads::$reads, |step| {
                 #[allow(unused_variables, reason = "each derivative uses the input, the output, or both")]
                 let ($a, $y) = (&step.inputs[0], step.output);
                 step.gradients(&[&|$g| $gradient])
@@ -233,11 +230,11 @@ macro_rules! unary {
 pub fn negative(a: &Tensor) -> Result<Tensor, Misuse> {
     const NAME: &str = "elementwise.negative";
     a.expect_dtype(NAME, NUMBERS)?;
-    let run = || match a.dtype() {
+    let run = |[a]: [&Tensor; 1], _: &[usize]| match a.dtype() {
         dtype if dtype.is_float() => kernel!(a => elementwise::function(Function::Negative, a)),
         _ => Dispatch::int_neg(a.value()).into(),
     };
-    Tensor::compute(NAME, a.shape(), a.dtype(), &[a], run, Reads::Nothing, |step| step.gradients(&[&negative]))
+    Tensor::compute(NAME, a.shape(), a.dtype(), [a], run, Reads::Nothing, |step| step.gradients(&[&negative]))
 }
 
 unary!(
@@ -309,9 +306,12 @@ fn activation(
     order: usize,
 ) -> Result<Tensor, Misuse> {
     a.expect_dtype(operation, FLOATS)?;
-    let inputs: Vec<&Tensor> = std::iter::once(a).chain(factor).collect();
-    let run = || kernel!(a => activation::derivative(function, a, factor, order));
-    Tensor::compute(operation, a.shape(), a.dtype(), &inputs, run, Reads::Inputs, move |step| {
+    let inputs: SmallVec<[&Tensor; 2]> = std::iter::once(a).chain(factor).collect();
+    let run = move |inputs: &[&Tensor], _: &[usize]| {
+        let (a, factor) = (inputs[0], inputs.get(1).copied());
+        kernel!(a => activation::derivative(function, a, factor, order))
+    };
+    Tensor::compute_list(operation, a.shape(), a.dtype(), &inputs, run, Reads::Inputs, move |step| {
         let a = &step.inputs[0];
         let derived = |factor: &Tensor, order| activation(operation, function, a, Some(factor), order);
         match step.inputs.get(1) {
@@ -330,9 +330,9 @@ macro_rules! comparison {
         pub fn $name(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
             check_dtypes($label, &[a, b], NUMBERS)?;
             let shape = broadcast_shape($label, a.shape(), b.shape())?;
-            Tensor::constant($label, &shape, DType::Boolean, &[a, b], || {
+            Tensor::constant($label, &shape, DType::Boolean, [a, b], |[a, b], shape| {
                 let has_own = a.dtype().is_float() && !a.is_on_device();
-                let own = has_own.then(|| kernel::elementwise::comparison(Comparison::$function, a, b, &shape));
+                let own = has_own.then(|| kernel::elementwise::comparison(Comparison::$function, a, b, shape));
                 if let Some(own) = own.flatten() {
                     return own;
                 }
@@ -369,17 +369,17 @@ comparison!(
 pub fn is_finite(a: &Tensor) -> Result<Tensor, Misuse> {
     const NAME: &str = "elementwise.is-finite";
     a.expect_dtype(NAME, FLOATS)?;
-    Tensor::constant(NAME, a.shape(), DType::Boolean, &[a], || kernel!(a => elementwise::is_finite(a)))
+    Tensor::constant(NAME, a.shape(), DType::Boolean, [a], |[a], _| kernel!(a => elementwise::is_finite(a)))
 }
 
 fn logical(operation: &'static str, a: &Tensor, b: &Tensor, any: bool, run: Binary) -> Result<Tensor, Misuse> {
     check_dtypes(operation, &[a, b], &[DType::Boolean])?;
     let shape = broadcast_shape(operation, a.shape(), b.shape())?;
-    Tensor::constant(operation, &shape, DType::Boolean, &[a, b], || {
+    Tensor::constant(operation, &shape, DType::Boolean, [a, b], move |[a, b], shape| {
         if a.shape() == b.shape() && !a.is_on_device() {
             return kernel::elementwise::logical(a, b, any);
         }
-        let whole = a.burn_shape(&shape);
+        let whole = a.burn_shape(shape);
         let stretched = |operand: &Tensor| Dispatch::bool_expand(aligned(operand, whole.num_dims()), whole.clone());
         run(stretched(a), stretched(b)).into()
     })
@@ -407,11 +407,11 @@ pub fn logical_or(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
 /// The operand is not boolean.
 pub fn logical_not(a: &Tensor) -> Result<Tensor, Misuse> {
     a.expect_dtype("elementwise.logical-not", &[DType::Boolean])?;
-    let run = || match a.is_on_device() {
+    let run = |[a]: [&Tensor; 1], _: &[usize]| match a.is_on_device() {
         true => Dispatch::bool_not(a.value()).into(),
         false => kernel::elementwise::logical_not(a),
     };
-    Tensor::constant("elementwise.logical-not", a.shape(), DType::Boolean, &[a], run)
+    Tensor::constant("elementwise.logical-not", a.shape(), DType::Boolean, [a], run)
 }
 
 /// `a` where `condition` is true, else `b`; all broadcast. No gradient flows to the side that was not taken, not even a NaN.
@@ -425,13 +425,13 @@ pub fn where_(condition: &Tensor, a: &Tensor, b: &Tensor) -> Result<Tensor, Misu
     let sides = broadcast_shape(NAME, a.shape(), b.shape())?;
     let shape = broadcast_shape(NAME, condition.shape(), &sides)?;
     check_devices(NAME, &condition.node.device, &[a])?;
-    let run = || {
-        let has_own = condition.shape() == &shape[..] && !a.is_on_device();
-        let own = has_own.then(|| kernel::elementwise::select_where(condition, a, b)).flatten();
-        own.unwrap_or_else(|| kernel!(a => select_where(condition, a, b, &shape)))
+    let (mask, condition) = (condition.clone(), condition.clone());
+    let run = move |[a, b]: [&Tensor; 2], shape: &[usize]| {
+        let has_own = condition.shape() == shape && !a.is_on_device();
+        let own = has_own.then(|| kernel::elementwise::select_where(&condition, a, b)).flatten();
+        own.unwrap_or_else(|| kernel!(a => select_where(&condition, a, b, shape)))
     };
-    let mask = condition.clone();
-    Tensor::compute(NAME, &shape, a.dtype(), &[a, b], run, Reads::Nothing, move |step| {
+    Tensor::compute(NAME, &shape, a.dtype(), [a, b], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| sum_to(&where_(&mask, g, &zero_like(g)?)?, step.inputs[0].shape()), &|g| {
             sum_to(&where_(&mask, &zero_like(g)?, g)?, step.inputs[1].shape())
         }])

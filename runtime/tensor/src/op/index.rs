@@ -22,12 +22,12 @@ pub fn select(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = indices.count();
     let copy = copied_for_device(NAME, a, indices)?;
-    let run = || match copy {
+    let (places, used) = (indices.clone(), indices.clone());
+    let run = move |[a]: [&Tensor; 1], _: &[usize]| match copy {
         Some(copy) => Dispatch::float_select(a.value(), axis, copy).into(),
-        None => kernel::index::select(a, axis, indices),
+        None => kernel::index::select(a, axis, &used),
     };
-    let places = indices.clone();
-    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, Reads::Nothing, move |step| {
+    Tensor::compute(NAME, &shape, a.dtype(), [a], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| index_add(g, axis, &places, size)])
     })
 }
@@ -48,15 +48,15 @@ pub fn index_add(a: &Tensor, axis: usize, indices: &Tensor, size: usize) -> Resu
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = size;
     let table = a.is_on_device().then(|| indices.table_for(NAME, a, size)).transpose()?;
-    let places = indices.clone();
+    let (places, used) = (indices.clone(), indices.clone());
     Tensor::compute(
         NAME,
         &shape,
         a.dtype(),
-        &[a],
-        || match &table {
-            Some(table) => kernel::device::index_add(a, axis, table, &shape).into(),
-            None => kernel::index::index_add(a, axis, indices, &shape),
+        [a],
+        move |[a], shape| match &table {
+            Some(table) => kernel::device::index_add(a, axis, table, shape).into(),
+            None => kernel::index::index_add(a, axis, &used, shape),
         },
         Reads::Nothing,
         move |step| step.gradients(&[&|g| select(g, axis, &places)]),
@@ -74,12 +74,12 @@ pub fn gather(a: &Tensor, axis: usize, indices: &Tensor) -> Result<Tensor, Misus
     check_other_axes(NAME, a, axis, indices)?;
     let size = a.shape()[axis];
     let copy = copied_for_device(NAME, a, indices)?;
-    let run = || match copy {
+    let (places, used) = (indices.clone(), indices.clone());
+    let run = move |[a]: [&Tensor; 1], _: &[usize]| match copy {
         Some(copy) => Dispatch::float_gather(axis, a.value(), copy).into(),
-        None => kernel::index::gather(a, axis, indices),
+        None => kernel::index::gather(a, axis, &used),
     };
-    let places = indices.clone();
-    Tensor::compute(NAME, indices.shape(), a.dtype(), &[a], run, Reads::Nothing, move |step| {
+    Tensor::compute(NAME, indices.shape(), a.dtype(), [a], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| scatter_add(g, axis, &places, size)])
     })
 }
@@ -107,15 +107,15 @@ pub fn scatter_add(a: &Tensor, axis: usize, indices: &Tensor, size: usize) -> Re
     } else {
         None
     };
-    let places = indices.clone();
+    let (places, used) = (indices.clone(), indices.clone());
     Tensor::compute(
         NAME,
         &shape,
         a.dtype(),
-        &[a],
-        || match &table {
-            Some(table) => kernel::device::scatter_add(a, table, &shape).into(),
-            None => kernel::index::scatter_add(a, axis, indices, &shape),
+        [a],
+        move |[a], shape| match &table {
+            Some(table) => kernel::device::scatter_add(a, table, shape).into(),
+            None => kernel::index::scatter_add(a, axis, &used, shape),
         },
         Reads::Nothing,
         move |step| step.gradients(&[&|g| gather(g, axis, &places)]),

@@ -53,8 +53,8 @@ pub fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor, Misuse> {
         return product(NAME, a, false, b, false, &result);
     }
     check_cost(NAME, multiplications(&result, columns))?;
-    let run = || kernel!(a => matrix::batched(a, b, &result));
-    Tensor::compute(NAME, &result, a.dtype(), &[a, b], run, Reads::Others, |step| {
+    let run = |[a, b]: [&Tensor; 2], shape: &[usize]| kernel!(a => matrix::batched(a, b, shape));
+    Tensor::compute(NAME, &result, a.dtype(), [a, b], run, Reads::Others, |step| {
         let (a, b) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| sum_to(&matmul(g, &transpose(b)?)?, a.shape()), &|g| {
             sum_to(&matmul(&transpose(a)?, g)?, b.shape())
@@ -78,8 +78,8 @@ pub(crate) fn product(
         a.shape().last().copied().unwrap_or(1)
     };
     check_cost(operation, multiplications(shape, inner))?;
-    let run = || kernel!(a => matrix::product((a, a_transposed), (b, b_transposed), None, shape));
-    Tensor::compute(operation, shape, a.dtype(), &[a, b], run, Reads::Others, move |step| {
+    let run = move |[a, b]: [&Tensor; 2], shape: &[usize]| kernel!(a => matrix::product((a, a_transposed), (b, b_transposed), None, shape));
+    Tensor::compute(operation, shape, a.dtype(), [a, b], run, Reads::Others, move |step| {
         let (a, b) = (&step.inputs[0], &step.inputs[1]);
         let by_a = |g: &Tensor| match a_transposed {
             false => product(operation, g, false, b, !b_transposed, a.shape()),
@@ -127,8 +127,8 @@ pub fn solve(a: &Tensor, b: &Tensor) -> Result<Result<Tensor, SolveError>, Misus
         Ok(solution) => solution,
         Err(error) => return Ok(Err(error)),
     };
-    let run = || kernel::from_float64(solution, a.dtype());
-    Tensor::compute(NAME, b.shape(), a.dtype(), &[a, b], run, Reads::All, |step| {
+    let run = |[a, _]: [&Tensor; 2], _: &[usize]| kernel::from_float64(solution, a.dtype());
+    Tensor::compute(NAME, b.shape(), a.dtype(), [a, b], run, Reads::All, |step| {
         // x = A^-1 b, so db = A^-T g and dA = -db x^T. Where that has no solution, as for a `g` that is not finite, the gradient is no number.
         let gradient_b = match solve(&transpose(&step.inputs[0])?, step.gradient)? {
             Ok(gradient) => gradient,

@@ -30,8 +30,8 @@ pub fn cast(a: &Tensor, dtype: DType) -> Result<Tensor, Misuse> {
         "tensor.cast",
         a.shape(),
         dtype,
-        &[a],
-        || match a.is_on_device() && a.device().holds(dtype) {
+        [a],
+        move |[a], _| match a.is_on_device() && a.device().holds(dtype) {
             true => crate::kernel::device::cast(a, dtype).into(),
             false => crate::kernel::cast(a, dtype),
         },

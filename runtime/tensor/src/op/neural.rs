@@ -38,8 +38,11 @@ pub fn linear(a: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let mut shape = Sizes::from_slice(a.shape());
     shape[a.shape().len() - 1] = weight.shape()[1];
     check_cost(NAME, linalg::multiplications(&shape, weight.shape()[0]))?;
-    let run = || kernel!(a => matrix::product((a, false), (weight, false), bias, &shape));
-    Tensor::compute(NAME, &shape, a.dtype(), &operands, run, Reads::Others, |step| {
+    let run = |operands: &[&Tensor], shape: &[usize]| {
+        let (a, weight, bias) = (operands[0], operands[1], operands.get(2).copied());
+        kernel!(a => matrix::product((a, false), (weight, false), bias, shape))
+    };
+    Tensor::compute_list(NAME, &shape, a.dtype(), &operands, run, Reads::Others, |step| {
         let (a, weight) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[
             &|g| linalg::product(NAME, g, false, weight, true, a.shape()),
@@ -69,8 +72,8 @@ pub fn gated_linear_unit(a: &Tensor) -> Result<Tensor, Misuse> {
             ));
         }
     }
-    let run = || kernel!(a => activation::gated(a, &shape));
-    Tensor::compute(GATED, &shape, a.dtype(), &[a], run, Reads::Inputs, |step| {
+    let run = |[a]: [&Tensor; 1], shape: &[usize]| kernel!(a => activation::gated(a, shape));
+    Tensor::compute(GATED, &shape, a.dtype(), [a], run, Reads::Inputs, |step| {
         step.gradients(&[&|g| gated_gradient(&step.inputs[0], g)])
     })
 }
@@ -79,8 +82,8 @@ const GATED: &str = "neural.gated-linear-unit";
 
 /// With `J(a)` the Jacobian of the unit: its transpose times `c`, which has the shape of the unit's output.
 fn gated_gradient(a: &Tensor, c: &Tensor) -> Result<Tensor, Misuse> {
-    let run = || kernel!(a => activation::gated_gradient(a, c));
-    Tensor::compute(GATED, a.shape(), a.dtype(), &[a, c], run, Reads::Inputs, |step| {
+    let run = |[a, c]: [&Tensor; 2], _: &[usize]| kernel!(a => activation::gated_gradient(a, c));
+    Tensor::compute(GATED, a.shape(), a.dtype(), [a, c], run, Reads::Inputs, |step| {
         let (a, c) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|u| gated_curvature(a, c, u), &|u| gated_tangent(a, u)])
     })
@@ -92,8 +95,8 @@ fn gated_tangent(a: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
     if let Some(size) = shape.last_mut() {
         *size /= 2;
     }
-    let run = || kernel!(a => activation::gated_tangent(a, u, &shape));
-    Tensor::compute(GATED, &shape, a.dtype(), &[a, u], run, Reads::Inputs, |step| {
+    let run = |[a, u]: [&Tensor; 2], shape: &[usize]| kernel!(a => activation::gated_tangent(a, u, shape));
+    Tensor::compute(GATED, &shape, a.dtype(), [a, u], run, Reads::Inputs, |step| {
         let (a, u) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|c| gated_curvature(a, c, u), &|c| gated_gradient(a, c)])
     })
@@ -102,8 +105,8 @@ fn gated_tangent(a: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
 /// The gradient of `c . J(a) u` by `a`. Its own derivatives are of an order that is asked for rarely.
 fn gated_curvature(a: &Tensor, c: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
     use elementwise::{add, add_scalar, multiply, multiply_scalar, sigmoid};
-    let run = || kernel!(a => activation::gated_curvature(a, c, u));
-    Tensor::compute(GATED, a.shape(), a.dtype(), &[a, c, u], run, Reads::Inputs, |step| {
+    let run = |[a, c, u]: [&Tensor; 3], _: &[usize]| kernel!(a => activation::gated_curvature(a, c, u));
+    Tensor::compute(GATED, a.shape(), a.dtype(), [a, c, u], run, Reads::Inputs, |step| {
         gradients_by_parts(step, |inputs| {
             let [a, c, u] = inputs else { unreachable!("a curvature has three inputs") };
             let axis = a.shape().len() - 1;
@@ -140,16 +143,16 @@ pub fn softmax(a: &Tensor, axis: usize) -> Result<Tensor, Misuse> {
 }
 
 fn softmax_of_rows(a: &Tensor) -> Result<Tensor, Misuse> {
-    let run = || kernel!(a => softmax::softmax(a));
-    Tensor::compute("neural.softmax", a.shape(), a.dtype(), &[a], run, Reads::Output, |step| {
+    let run = |[a]: [&Tensor; 1], _: &[usize]| kernel!(a => softmax::softmax(a));
+    Tensor::compute("neural.softmax", a.shape(), a.dtype(), [a], run, Reads::Output, |step| {
         step.gradients(&[&|g| softmax_product(step.output, g)])
     })
 }
 
 /// `y (g - <y, g>)` for each row: the product of the softmax's Jacobian, which is symmetric, with `g`.
 fn softmax_product(y: &Tensor, g: &Tensor) -> Result<Tensor, Misuse> {
-    let run = || kernel!(y => softmax::softmax_product(y, g));
-    Tensor::compute("neural.softmax", y.shape(), y.dtype(), &[y, g], run, Reads::Inputs, |step| {
+    let run = |[y, g]: [&Tensor; 2], _: &[usize]| kernel!(y => softmax::softmax_product(y, g));
+    Tensor::compute("neural.softmax", y.shape(), y.dtype(), [y, g], run, Reads::Inputs, |step| {
         let (y, g) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|u| softmax_curvature(y, g, u), &|u| softmax_product(y, u)])
     })
@@ -158,8 +161,8 @@ fn softmax_product(y: &Tensor, g: &Tensor) -> Result<Tensor, Misuse> {
 /// `u g - u <y, g> - g <y, u>` for each row. Its own derivatives are of an order that is asked for rarely.
 fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor) -> Result<Tensor, Misuse> {
     use elementwise::{multiply, subtract};
-    let run = || kernel!(y => softmax::softmax_curvature(y, g, u));
-    Tensor::compute("neural.softmax", y.shape(), y.dtype(), &[y, g, u], run, Reads::Inputs, |step| {
+    let run = |[y, g, u]: [&Tensor; 3], _: &[usize]| kernel!(y => softmax::softmax_curvature(y, g, u));
+    Tensor::compute("neural.softmax", y.shape(), y.dtype(), [y, g, u], run, Reads::Inputs, |step| {
         gradients_by_parts(step, |inputs| {
             let [y, g, u] = inputs else { unreachable!("a curvature has three inputs") };
             let overlap = |x: &Tensor| reduce::sum(&multiply(y, x)?, &[y.shape().len() - 1], true);
@@ -192,8 +195,8 @@ fn normalise(operation: &'static str, a: &Tensor, epsilon: f64, centred: bool) -
     if a.shape().last().is_none_or(|&size| size == 0) {
         return Err(Misuse::new(operation, format!("shape {:?} has no last axis to average over", a.shape())));
     }
-    let run = || kernel!(a => norm::forward(a, epsilon, centred));
-    Tensor::compute(operation, a.shape(), a.dtype(), &[a], run, Reads::Inputs, move |step| {
+    let run = move |[a]: [&Tensor; 1], _: &[usize]| kernel!(a => norm::forward(a, epsilon, centred));
+    Tensor::compute(operation, a.shape(), a.dtype(), [a], run, Reads::Inputs, move |step| {
         step.gradients(&[&|g| jacobian_product(operation, &step.inputs[0], g, epsilon, centred)])
     })
 }
@@ -207,8 +210,8 @@ fn jacobian_product(
     epsilon: f64,
     centred: bool,
 ) -> Result<Tensor, Misuse> {
-    let run = || kernel!(a => norm::jacobian_product(a, g, epsilon, centred));
-    Tensor::compute(operation, a.shape(), a.dtype(), &[a, g], run, Reads::Inputs, move |step| {
+    let run = move |[a, g]: [&Tensor; 2], _: &[usize]| kernel!(a => norm::jacobian_product(a, g, epsilon, centred));
+    Tensor::compute(operation, a.shape(), a.dtype(), [a, g], run, Reads::Inputs, move |step| {
         let (a, g, u) = (&step.inputs[0], &step.inputs[1], step.gradient);
         step.gradients(&[&|_| curvature(operation, a, g, u, epsilon, centred), &|u| {
             jacobian_product(operation, a, u, epsilon, centred)
@@ -225,8 +228,8 @@ fn curvature(
     epsilon: f64,
     centred: bool,
 ) -> Result<Tensor, Misuse> {
-    let run = || kernel!(a => norm::curvature(a, g, u, epsilon, centred));
-    Tensor::compute(operation, a.shape(), a.dtype(), &[a, g, u], run, Reads::Inputs, move |step| {
+    let run = move |[a, g, u]: [&Tensor; 3], _: &[usize]| kernel!(a => norm::curvature(a, g, u, epsilon, centred));
+    Tensor::compute(operation, a.shape(), a.dtype(), [a, g, u], run, Reads::Inputs, move |step| {
         gradients_by_parts(step, |inputs| composed_curvature(operation, inputs, epsilon, centred))
     })
 }

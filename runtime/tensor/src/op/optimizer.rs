@@ -1,6 +1,6 @@
 //! Steps of optimizers, each one operation over all parameters. Nothing is recorded.
 
-use crate::tensor::{Elements, check_devices};
+use crate::tensor::Elements;
 use crate::{Misuse, Tensor, kernel};
 
 /// Settings of a step of Adam or AdamW.
@@ -68,18 +68,14 @@ pub fn adam(
             if let Some(other) = four.iter().find(|tensor| tensor.shape() != four[0].shape()) {
                 return Err(Misuse::new(NAME, format!("parameter {k} is {:?}, one of its tensors {other:?}", four[0])));
             }
-            check_devices(NAME, &four[0].node.device, &four[1..])?;
-            let [parameter, first, second] =
-                crate::tensor::guarded(&four[0].device(), || match four[0].is_on_device() {
-                    true => kernel::device::adam(four, options).map(Elements::from),
-                    false => kernel::adam(four, options),
-                });
-            let make = |value| Tensor::constant(NAME, four[0].shape(), four[0].dtype(), &four, || value);
-            Ok(AdamState {
-                parameter: crate::autodiff::track(&make(parameter)?)?,
-                first_moment: make(first)?,
-                second_moment: make(second)?,
-            })
+            let options = *options;
+            let run = move |four: [&Tensor; 4], _: &[usize]| match four[0].is_on_device() {
+                true => kernel::device::adam(four, &options).map(Elements::from),
+                false => kernel::adam(four, &options),
+            };
+            let [parameter, first_moment, second_moment] =
+                Tensor::constants(NAME, four[0].shape(), four[0].dtype(), four, run)?;
+            Ok(AdamState { parameter: crate::autodiff::track(&parameter)?, first_moment, second_moment })
         })
         .collect()
 }

@@ -35,8 +35,8 @@ pub fn sum(a: &Tensor, axes: &[usize], keep_axes: bool) -> Result<Tensor, Misuse
         NAME,
         result,
         a.dtype(),
-        &[a],
-        || kernel!(a => reduce::sum(a, &is_reduced, result)),
+        [a],
+        move |[a], result| kernel!(a => reduce::sum(a, &is_reduced, result)),
         Reads::Nothing,
         move |step| step.gradients(&[&|g| shape::broadcast_to(&shape::reshape(g, &stretch)?, step.inputs[0].shape())]),
     )
@@ -87,8 +87,9 @@ fn extreme(
     let (_, kept, left) = reduced(operation, a, &[axis])?;
     let taken = if a.is_on_device() {
         // Where it is matters to the gradient alone, and integers are with the host.
-        let (run, shape) = (|| kernel::device::reduce::extreme(a, axis, which).into(), kept.clone());
-        Tensor::compute(operation, &kept, a.dtype(), &[a], run, Reads::Inputs, move |step| {
+        let run = move |[a]: [&Tensor; 1], _: &[usize]| kernel::device::reduce::extreme(a, axis, which).into();
+        let shape = kept.clone();
+        Tensor::compute(operation, &kept, a.dtype(), [a], run, Reads::Inputs, move |step| {
             let a = &step.inputs[0];
             let places = places(operation, which, a, axis, &shape)?;
             step.gradients(&[&|g| index::scatter_add(g, axis, &places, a.shape()[axis])])
@@ -101,7 +102,7 @@ fn extreme(
 
 /// Where along `axis` the extreme elements are.
 fn places(operation: &'static str, which: Extreme, a: &Tensor, axis: usize, shape: &[usize]) -> Result<Tensor, Misuse> {
-    Tensor::constant(operation, shape, DType::Int64, &[a], || kernel::reduce::extreme_places(a, axis, which))
+    Tensor::constant(operation, shape, DType::Int64, [a], move |[a], _| kernel::reduce::extreme_places(a, axis, which))
 }
 
 /// Whether all elements of a boolean tensor are true; true if there are none.

@@ -25,14 +25,13 @@ pub fn outer_sum(left: &Tensor, right: &Tensor, segments: &Tensor, count: usize)
     check_indices(NAME, segments, count)?;
     let shape = [count, left.shape()[1], right.shape()[1]];
     check_cost(NAME, multiplications(&shape[1..], left.shape()[0]))?;
-    let _tables = reserve_tables(NAME, &shape, left.shape()[0])?;
+    let grouped = Grouped::new(NAME, left, segments, &shape)?;
     let places = segments.clone();
-    let table = table(NAME, left, segments, count)?;
-    let run = || match &table {
+    let run = move |[left, right]: [&Tensor; 2], _: &[usize]| match &grouped.table {
         Some(table) => kernel::device::segment::outer_sum(left, right, table, &shape).into(),
-        None => kernel::segment::outer_sum(left, right, segments, &shape),
+        None => kernel::segment::outer_sum(left, right, &grouped.segments, &shape),
     };
-    Tensor::compute(NAME, &shape, left.dtype(), &[left, right], run, Reads::Others, move |step| {
+    Tensor::compute(NAME, &shape, left.dtype(), [left, right], run, Reads::Others, move |step| {
         step.gradients(&[&|g| contract_right(&step.inputs[1], g, &places), &|g| {
             contract_left(&step.inputs[0], g, &places)
         }])
@@ -48,14 +47,13 @@ pub fn contract_left(left: &Tensor, blocks: &Tensor, segments: &Tensor) -> Resul
     check_blocks(NAME, "`left`", left, blocks, segments, 1)?;
     let shape = [left.shape()[0], blocks.shape()[2]];
     check_cost(NAME, multiplications(&shape, left.shape()[1]))?;
-    let _tables = reserve_tables(NAME, blocks.shape(), left.shape()[0])?;
+    let grouped = Grouped::new(NAME, left, segments, blocks.shape())?;
     let places = segments.clone();
-    let table = table(NAME, left, segments, blocks.shape()[0])?;
-    let run = || match &table {
+    let run = move |[left, blocks]: [&Tensor; 2], _: &[usize]| match &grouped.table {
         Some(table) => kernel::device::segment::contract(left, blocks, table, false, &shape).into(),
-        None => kernel::segment::contract(left, blocks, segments, false, &shape),
+        None => kernel::segment::contract(left, blocks, &grouped.segments, false, &shape),
     };
-    Tensor::compute(NAME, &shape, left.dtype(), &[left, blocks], run, Reads::Others, move |step| {
+    Tensor::compute(NAME, &shape, left.dtype(), [left, blocks], run, Reads::Others, move |step| {
         let (left, blocks) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| contract_right(g, blocks, &places), &|g| outer_sum(left, g, &places, blocks.shape()[0])])
     })
@@ -70,14 +68,13 @@ pub fn contract_right(right: &Tensor, blocks: &Tensor, segments: &Tensor) -> Res
     check_blocks(NAME, "`right`", right, blocks, segments, 2)?;
     let shape = [right.shape()[0], blocks.shape()[1]];
     check_cost(NAME, multiplications(&shape, right.shape()[1]))?;
-    let _tables = reserve_tables(NAME, blocks.shape(), right.shape()[0])?;
+    let grouped = Grouped::new(NAME, right, segments, blocks.shape())?;
     let places = segments.clone();
-    let table = table(NAME, right, segments, blocks.shape()[0])?;
-    let run = || match &table {
+    let run = move |[right, blocks]: [&Tensor; 2], _: &[usize]| match &grouped.table {
         Some(table) => kernel::device::segment::contract(right, blocks, table, true, &shape).into(),
-        None => kernel::segment::contract(right, blocks, segments, true, &shape),
+        None => kernel::segment::contract(right, blocks, &grouped.segments, true, &shape),
     };
-    Tensor::compute(NAME, &shape, right.dtype(), &[right, blocks], run, Reads::Others, move |step| {
+    Tensor::compute(NAME, &shape, right.dtype(), [right, blocks], run, Reads::Others, move |step| {
         let (right, blocks) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|g| contract_left(g, blocks, &places), &|g| outer_sum(g, right, &places, blocks.shape()[0])])
     })
@@ -93,14 +90,21 @@ fn reserve_tables(operation: &'static str, blocks: &[usize], rows: usize) -> Res
     memory::reserve(operation, checked_bytes(operation, &[entries, 2], DType::Int64)?)
 }
 
-/// How the rows of segments are brought together on a device, if they are on one.
-fn table(
-    operation: &'static str,
-    rows: &Tensor,
-    segments: &Tensor,
-    count: usize,
-) -> Result<Option<Arc<Table>>, Misuse> {
-    rows.is_on_device().then(|| segments.table_for(operation, rows, count)).transpose()
+/// What the kernels have of the segments that rows belong to.
+struct Grouped {
+    segments: Tensor,
+    /// How their rows are brought together on a device, if they are on one.
+    table: Option<Arc<Table>>,
+    _bytes: Reservation,
+}
+
+impl Grouped {
+    /// For blocks of this shape, one for each segment.
+    fn new(operation: &'static str, rows: &Tensor, segments: &Tensor, blocks: &[usize]) -> Result<Self, Misuse> {
+        let bytes = reserve_tables(operation, blocks, rows.shape()[0])?;
+        let table = rows.is_on_device().then(|| segments.table_for(operation, rows, blocks[0])).transpose()?;
+        Ok(Self { segments: segments.clone(), table, _bytes: bytes })
+    }
 }
 
 fn check_rows(operation: &'static str, what: &str, rows: &Tensor, segments: &Tensor) -> Result<(), Misuse> {

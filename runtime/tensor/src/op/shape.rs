@@ -22,10 +22,7 @@ pub fn reshape(a: &Tensor, shape: &[usize]) -> Result<Tensor, Misuse> {
             format!("shape {:?} has {} elements, {shape:?} has {count}", a.shape(), a.count()),
         ));
     }
-    let run = || a.reshaped(shape);
-    Tensor::compute(NAME, shape, a.dtype(), &[a], run, Reads::Nothing, |step| {
-        step.gradients(&[&|g| reshape(g, step.inputs[0].shape())])
-    })
+    a.view(NAME, shape, |step| step.gradients(&[&|g| reshape(g, step.inputs[0].shape())]))
 }
 
 /// Axis `i` of the result is axis `axes[i]` of `a`.
@@ -48,8 +45,9 @@ pub fn permute(a: &Tensor, axes: &[usize]) -> Result<Tensor, Misuse> {
         return Err(Misuse::new(NAME, problem));
     }
     let shape: Sizes = axes.iter().map(|&axis| a.shape()[axis]).collect();
-    let run = || kernel!(a => shape::permute(a, axes, &shape));
-    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, Reads::Nothing, move |step| {
+    let order = Sizes::from_slice(axes);
+    let run = move |[a]: [&Tensor; 1], shape: &[usize]| kernel!(a => shape::permute(a, &order, shape));
+    Tensor::compute(NAME, &shape, a.dtype(), [a], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| permute(g, &inverse)])
     })
 }
@@ -70,8 +68,8 @@ pub fn broadcast_to(a: &Tensor, shape: &[usize]) -> Result<Tensor, Misuse> {
     let mut aligned = vec![1; shape.len() - a.shape().len()];
     aligned.extend_from_slice(a.shape());
     let a = &reshape(a, &aligned)?;
-    let run = || kernel!(a => shape::broadcast(a, shape));
-    Tensor::compute(NAME, shape, a.dtype(), &[a], run, Reads::Nothing, |step| {
+    let run = |[a]: [&Tensor; 1], shape: &[usize]| kernel!(a => shape::broadcast(a, shape));
+    Tensor::compute(NAME, shape, a.dtype(), [a], run, Reads::Nothing, |step| {
         step.gradients(&[&|g| sum_to(g, step.inputs[0].shape())])
     })
 }
@@ -98,12 +96,12 @@ pub fn concatenate(tensors: &[&Tensor], axis: usize) -> Result<Tensor, Misuse> {
         .ok_or_else(|| Misuse::new(NAME, "the axis becomes too long"))?;
     // A history of gradients keeps the list, which can be far longer than the result is large.
     let list = memory::reserve(NAME, tensors.len().saturating_mul(size_of::<Tensor>()))?;
-    let run = || {
+    let run = move |tensors: &[&Tensor], shape: &[usize]| {
         // Tensors without elements are on no device.
         let first = tensors.iter().find(|tensor| tensor.count() > 0).unwrap_or(&tensors[0]);
-        kernel!(first => shape::concatenate(tensors, axis, &shape))
+        kernel!(first => shape::concatenate(tensors, axis, shape))
     };
-    Tensor::compute(NAME, &shape, first.dtype(), tensors, run, Reads::Nothing, move |step| {
+    Tensor::compute_list(NAME, &shape, first.dtype(), tensors, run, Reads::Nothing, move |step| {
         let _kept = &list;
         let mut start = 0;
         let mut gradients = crate::autodiff::Gradients::new();
@@ -130,8 +128,8 @@ pub fn slice(a: &Tensor, axis: usize, start: usize, end: usize) -> Result<Tensor
     }
     let mut shape = Sizes::from_slice(a.shape());
     shape[axis] = end - start;
-    let run = || kernel!(a => shape::slice(a, axis, start, &shape));
-    Tensor::compute(NAME, &shape, a.dtype(), &[a], run, Reads::Nothing, move |step| {
+    let run = move |[a]: [&Tensor; 1], shape: &[usize]| kernel!(a => shape::slice(a, axis, start, shape));
+    Tensor::compute(NAME, &shape, a.dtype(), [a], run, Reads::Nothing, move |step| {
         Ok([Some(Contribution::Part { axis, start, value: step.gradient.clone() })].into_iter().collect())
     })
 }

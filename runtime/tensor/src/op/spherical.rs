@@ -32,8 +32,8 @@ pub fn solid_harmonics(vectors: &Tensor, max_degree: usize) -> Result<Tensor, Mi
         return Err(Misuse::new(NAME, format!("degree {max_degree} is above {MAX_DEGREE}")));
     }
     let shape = [vectors.shape()[0], (max_degree + 1) * (max_degree + 1)];
-    let run = || kernel!(vectors => harmonics::forward(vectors, max_degree, &shape));
-    Tensor::compute(NAME, &shape, vectors.dtype(), &[vectors], run, Reads::Inputs, move |step| {
+    let run = move |[vectors]: [&Tensor; 1], shape: &[usize]| kernel!(vectors => harmonics::forward(vectors, max_degree, shape));
+    Tensor::compute(NAME, &shape, vectors.dtype(), [vectors], run, Reads::Inputs, move |step| {
         step.gradients(&[&|g| harmonics_gradient(&step.inputs[0], g, max_degree)])
     })
 }
@@ -78,12 +78,12 @@ fn partial(operands: [&Tensor; 2], roles: [usize; 2], terms: &Arc<[Term]>) -> Re
     let role = VECTOR + LOWER + UPPER - roles[0] - roles[1];
     // What belongs to the largest degree is last.
     let last = terms.iter().map(|term| term.columns[role]).max().map_or(0, |last| last + 1);
-    let [a, b] = operands;
-    let shape = [a.shape()[0], last];
+    let shape = [operands[0].shape()[0], last];
     check_cost(NAME, multiplications(&shape[..1], terms.len()))?;
-    let run = || kernel::harmonics::partial(a, b, roles, terms, &shape);
+    let used = terms.clone();
+    let run = move |[a, b]: [&Tensor; 2], shape: &[usize]| kernel::harmonics::partial(a, b, roles, &used, shape);
     let terms = terms.clone();
-    Tensor::compute(NAME, &shape, a.dtype(), &operands, run, Reads::Others, move |step| {
+    Tensor::compute(NAME, &shape, operands[0].dtype(), operands, run, Reads::Others, move |step| {
         let [a, b] = [&step.inputs[0], &step.inputs[1]];
         step.gradients(&[&|g| partial([g, b], [role, roles[1]], &terms), &|g| {
             partial([a, g], [roles[0], role], &terms)
@@ -125,9 +125,9 @@ pub fn piecewise_polynomial(x: &Tensor, coefficients: &Tensor, lower: f64, upper
 /// The derivative of a piecewise polynomial of this order, which is one of its own.
 fn polynomial_derivative(x: &Tensor, coefficients: &Tensor, bounds: [f64; 2], order: usize) -> Result<Tensor, Misuse> {
     let shape = [x.shape()[0], coefficients.shape()[2]];
-    let run = || kernel!(x => polynomial(x, coefficients, bounds, order, &shape));
-    let table = coefficients.clone();
-    Tensor::compute("spherical.piecewise-polynomial", &shape, x.dtype(), &[x], run, Reads::Inputs, move |step| {
+    let (table, used) = (coefficients.clone(), coefficients.clone());
+    let run = move |[x]: [&Tensor; 1], shape: &[usize]| kernel!(x => polynomial(x, &used, bounds, order, shape));
+    Tensor::compute("spherical.piecewise-polynomial", &shape, x.dtype(), [x], run, Reads::Inputs, move |step| {
         step.gradients(&[&|g| {
             let slope = polynomial_derivative(&step.inputs[0], &table, bounds, order + 1)?;
             reduce::sum(&elementwise::multiply(g, &slope)?, &[1], false)

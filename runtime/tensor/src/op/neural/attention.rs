@@ -26,7 +26,7 @@ enum Pairs {
 /// Calls the kernel of this name for where the rows are.
 macro_rules! kernel {
     ($of:expr => $function:ident ( $($argument:expr),* )) => {
-        match &**$of {
+        match &*$of {
             Pairs::Processor(of) => processor::$function($($argument,)* of),
             Pairs::Device(of) => Elements::from(device::$function($($argument,)* of)),
         }
@@ -117,8 +117,9 @@ pub fn attention(
 /// The form's derivative by `w`: products of the rows of `x` with those of `y`.
 fn scores(x: &Tensor, y: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     check_cost(NAME, of.multiplications(x.shape()[1]))?;
-    let (run, within) = (|| kernel!(of => scores(x, y)), of.clone());
-    Tensor::compute(NAME, &[of.entries()], x.dtype(), &[x, y], run, Reads::Others, move |step| {
+    let (used, within) = (of.clone(), of.clone());
+    let run = move |[x, y]: [&Tensor; 2], _: &[usize]| kernel!(used => scores(x, y));
+    Tensor::compute(NAME, &[of.entries()], x.dtype(), [x, y], run, Reads::Others, move |step| {
         step.gradients(&[&|g| mix(g, &step.inputs[1], &within, false), &|g| mix(g, &step.inputs[0], &within, true)])
     })
 }
@@ -126,12 +127,12 @@ fn scores(x: &Tensor, y: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
 /// The form's derivative by `x`, or with `transposed` that by `y`: sums of rows, weighted by `w`.
 fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Pairs>, transposed: bool) -> Result<Tensor, Misuse> {
     check_cost(NAME, of.multiplications(rows.shape()[1]))?;
-    let run = || match &**of {
+    let (used, within) = (of.clone(), of.clone());
+    let run = move |[weights, rows]: [&Tensor; 2], _: &[usize]| match &*used {
         Pairs::Processor(of) => processor::mix(weights, rows, of, transposed),
         Pairs::Device(of) => device::mix(weights, rows, of, transposed).into(),
     };
-    let within = of.clone();
-    Tensor::compute(NAME, rows.shape(), rows.dtype(), &[weights, rows], run, Reads::Others, move |step| {
+    Tensor::compute(NAME, rows.shape(), rows.dtype(), [weights, rows], run, Reads::Others, move |step| {
         let (weights, rows) = (&step.inputs[0], &step.inputs[1]);
         let by_weights = |g: &Tensor| if transposed { scores(rows, g, &within) } else { scores(g, rows, &within) };
         step.gradients(&[&by_weights, &|g| mix(weights, g, &within, !transposed)])
@@ -140,16 +141,18 @@ fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Pairs>, transposed: bool) -> Re
 
 /// `w[h, i, j] = values[j]`.
 fn columns(values: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
-    let (run, within) = (|| kernel!(of => columns(values)), of.clone());
-    Tensor::compute(NAME, &[of.entries()], values.dtype(), &[values], run, Reads::Nothing, move |step| {
+    let (used, within) = (of.clone(), of.clone());
+    let run = move |[values]: [&Tensor; 1], _: &[usize]| kernel!(used => columns(values));
+    Tensor::compute(NAME, &[of.entries()], values.dtype(), [values], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| column_sums(g, step.inputs[0].shape(), &within)])
     })
 }
 
 /// The transpose of [`columns`].
 fn column_sums(weights: &Tensor, shape: &[usize], of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
-    let (run, within) = (|| kernel!(of => column_sums(weights)), of.clone());
-    Tensor::compute(NAME, shape, weights.dtype(), &[weights], run, Reads::Nothing, move |step| {
+    let (used, within) = (of.clone(), of.clone());
+    let run = move |[weights]: [&Tensor; 1], _: &[usize]| kernel!(used => column_sums(weights));
+    Tensor::compute(NAME, shape, weights.dtype(), [weights], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| columns(g, &within)])
     })
 }
@@ -157,20 +160,26 @@ fn column_sums(weights: &Tensor, shape: &[usize], of: &Arc<Pairs>) -> Result<Ten
 /// The softmax over `j` of `scale * w[s, h, i, j] + bias[j]`: on the processor one kernel, on other devices put together, because their kernels are bound by other things
 /// than by how often they read weights.
 fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
-    let (within, shape, dtype) = (of.clone(), scores.shape(), scores.dtype());
+    let (used, within, shape, dtype) = (of.clone(), of.clone(), scores.shape(), scores.dtype());
     match &**of {
-        Pairs::Processor(of) => {
-            let run = || processor::softmax(scores, bias, scale, of);
-            Tensor::compute(NAME, shape, dtype, &[scores, bias], run, Reads::Output, move |step| {
+        Pairs::Processor(_) => {
+            let run = move |[scores, bias]: [&Tensor; 2], _: &[usize]| match &*used {
+                Pairs::Processor(of) => processor::softmax(scores, bias, scale, of),
+                Pairs::Device(_) => unreachable!("the rows stay where they are"),
+            };
+            Tensor::compute(NAME, shape, dtype, [scores, bias], run, Reads::Output, move |step| {
                 let g = softmax_product(step.output, step.gradient, &within)?;
                 let by_bias = |_: &Tensor| column_sums(&g, step.inputs[1].shape(), &within);
                 step.gradients(&[&|_| elementwise::multiply_scalar(&g, scale), &by_bias])
             })
         }
-        Pairs::Device(classes) => {
+        Pairs::Device(_) => {
             let scores = elementwise::add(&elementwise::multiply_scalar(scores, scale)?, &columns(bias, of)?)?;
-            let run = || device::softmax(&scores, classes).into();
-            Tensor::compute(NAME, shape, dtype, &[&scores], run, Reads::Output, move |step| {
+            let run = move |[scores]: [&Tensor; 1], _: &[usize]| match &*used {
+                Pairs::Device(of) => device::softmax(scores, of).into(),
+                Pairs::Processor(_) => unreachable!("the rows stay where they are"),
+            };
+            Tensor::compute(NAME, shape, dtype, [&scores], run, Reads::Output, move |step| {
                 step.gradients(&[&|g| softmax_product(step.output, g, &within)])
             })
         }
@@ -179,8 +188,9 @@ fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, of: &Arc<Pairs>) -> Resul
 
 /// `y (g - <y, g>)` for each row: the product of the softmax's Jacobian, which is symmetric, with `g`.
 fn softmax_product(y: &Tensor, g: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
-    let (run, within) = (|| kernel!(of => softmax_product(y, g)), of.clone());
-    Tensor::compute(NAME, y.shape(), y.dtype(), &[y, g], run, Reads::Inputs, move |step| {
+    let (used, within) = (of.clone(), of.clone());
+    let run = move |[y, g]: [&Tensor; 2], _: &[usize]| kernel!(used => softmax_product(y, g));
+    Tensor::compute(NAME, y.shape(), y.dtype(), [y, g], run, Reads::Inputs, move |step| {
         let (y, g) = (&step.inputs[0], &step.inputs[1]);
         step.gradients(&[&|u| softmax_curvature(y, g, u, &within), &|u| softmax_product(y, u, &within)])
     })
@@ -189,8 +199,9 @@ fn softmax_product(y: &Tensor, g: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Mi
 /// `u g - u <y, g> - g <y, u>` for each row. Its own derivatives are of an order that is asked for rarely.
 fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
     use elementwise::{multiply, subtract};
-    let (run, within) = (|| kernel!(of => softmax_curvature([y, g, u])), of.clone());
-    Tensor::compute(NAME, y.shape(), y.dtype(), &[y, g, u], run, Reads::Inputs, move |step| {
+    let (used, within) = (of.clone(), of.clone());
+    let run = move |operands: [&Tensor; 3], _: &[usize]| kernel!(used => softmax_curvature(operands));
+    Tensor::compute(NAME, y.shape(), y.dtype(), [y, g, u], run, Reads::Inputs, move |step| {
         gradients_by_parts(step, |inputs| {
             let [y, g, u] = inputs else { unreachable!("a curvature has three inputs") };
             let overlap = |x: &Tensor| row_sums(&multiply(y, x)?, &within);
@@ -201,8 +212,9 @@ fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Arc<Pairs>) -> Res
 
 /// Each entry of `w` becomes the sum of its row: a symmetric operation, and so its own transpose.
 fn row_sums(weights: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
-    let (run, within) = (|| kernel!(of => row_sums(weights)), of.clone());
-    Tensor::compute(NAME, weights.shape(), weights.dtype(), &[weights], run, Reads::Nothing, move |step| {
+    let (used, within) = (of.clone(), of.clone());
+    let run = move |[weights]: [&Tensor; 1], _: &[usize]| kernel!(used => row_sums(weights));
+    Tensor::compute(NAME, weights.shape(), weights.dtype(), [weights], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| row_sums(g, &within)])
     })
 }

@@ -1,0 +1,355 @@
+//! Values that are promised: a thread that asks for operations goes on at once, and another one computes them in the order in which they were asked for.
+//!
+//! Between two kernels lie the guest's own code, its calls, and the engine's checks and bookkeeping: a fifth of a step on small structures, during which processors had nothing to compute. A
+//! value that is promised is waited for where somebody looks at it, which for most is never. Whoever waits helps: with the kernel that is being computed, or by computing what comes next if nobody
+//! else does, so that nothing depends on another thread being there.
+//!
+//! What cannot wait is done at once: checks, refusals, the counting of memory. So a caller cannot tell the difference, but by the time it takes: each kernel has the same operands, and gives the same bits. A
+//! kernel that panics leaves its panic in place of its value, for everything that is computed from it and for whoever looks at it.
+//!
+//! Operations are promised within a context that has been entered, on a thread of the pool, if there is another one. When it is left everything promised has been computed.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, OnceLock, TryLockError};
+
+use crate::context::{self, Context, Stopped};
+use crate::kernel::helpers;
+
+/// So many operations are promised at most before the one who asks for more helps with them. Each takes a few hundred bytes that no quota counts.
+const MOST: usize = 512;
+/// So many bytes results that are promised have at most, unless it is one. They are counted from when they are promised, and should not be counted long before they are there.
+const MOST_BYTES: usize = 64 << 20;
+
+/// A value that is there, or will be.
+pub(crate) struct Promised<T>(OnceLock<Result<T, Failure>>);
+
+/// Why a value will never be there.
+#[derive(Clone)]
+enum Failure {
+    Stopped,
+    /// The kernel panicked, and said this.
+    Panicked(Arc<str>),
+}
+
+impl<T> Promised<T> {
+    /// A value that is there.
+    pub(crate) fn kept(value: T) -> Self {
+        Self(OnceLock::from(Ok(value)))
+    }
+
+    /// One that will be.
+    pub(crate) fn open() -> Self {
+        Self(OnceLock::new())
+    }
+
+    /// Whether it is there, or never will be.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.0.get().is_some()
+    }
+
+    /// The value, when it is there. Panics as its kernel did.
+    pub(crate) fn get(&self) -> &T {
+        loop {
+            match self.0.get() {
+                Some(Ok(value)) => return value,
+                Some(Err(Failure::Stopped)) => resume_unwind(Box::new(Stopped)),
+                Some(Err(Failure::Panicked(message))) => resume_unwind(Box::new(message.to_string())),
+                None => Context::in_force().queue().wait(|| self.is_settled()),
+            }
+        }
+    }
+
+    /// Puts a value there. It MUST be the first one.
+    pub(crate) fn keep(&self, value: T) {
+        let is_first = self.0.set(Ok(value)).is_ok();
+        debug_assert!(is_first, "a promise is kept once");
+    }
+}
+
+/// Keeps promises by what `compute` gives for them, or settles them by its panic.
+pub(crate) fn settle<T, const N: usize>(promises: [&Promised<T>; N], compute: impl FnOnce() -> [T; N]) {
+    match catch_unwind(AssertUnwindSafe(compute)) {
+        Ok(values) => promises.into_iter().zip(values).for_each(|(promise, value)| promise.keep(value)),
+        Err(panic) => {
+            let failure = Failure::from(panic);
+            for Promised(place) in promises {
+                // Who looks at it first finds this, or nobody does.
+                let _ = place.set(Err(failure.clone()));
+            }
+        }
+    }
+}
+
+impl From<Box<dyn Any + Send>> for Failure {
+    fn from(panic: Box<dyn Any + Send>) -> Self {
+        if panic.is::<Stopped>() {
+            return Self::Stopped;
+        }
+        Self::Panicked(crate::tensor::panic_message(&*panic).into())
+    }
+}
+
+/// What was promised in a context and is to be computed.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    sender: Sender<Operation>,
+    /// Whoever has it computes.
+    receiver: Mutex<Receiver<Operation>>,
+    /// The operations that have been promised and not computed, and the bytes of their results.
+    pending: AtomicUsize,
+    pending_bytes: AtomicUsize,
+    /// Whether a thread has been asked to compute, and has not left.
+    is_served: AtomicBool,
+    /// The thread of the pool that promised last, and the one that computes; counted from 1, as 0 is none.
+    promiser: AtomicUsize,
+    server: AtomicUsize,
+}
+
+struct Operation {
+    bytes: usize,
+    work: Box<dyn FnOnce() + Send>,
+}
+
+impl std::fmt::Debug for Operation {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Operation").field("bytes", &self.bytes).finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    /// Whether this thread waits for a promised value, or computes one: what it takes up meanwhile must not keep it.
+    static IS_ENGAGED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// While it lives, its thread is engaged.
+struct Engaged {
+    before: bool,
+}
+
+impl Engaged {
+    fn new() -> Self {
+        Self { before: IS_ENGAGED.replace(true) }
+    }
+}
+
+impl Drop for Engaged {
+    fn drop(&mut self) {
+        IS_ENGAGED.set(self.before);
+    }
+}
+
+impl Queue {
+    pub(crate) fn new() -> Self {
+        let (sender, receiver) = channel();
+        Self {
+            sender,
+            receiver: Mutex::new(receiver),
+            pending: AtomicUsize::new(0),
+            pending_bytes: AtomicUsize::new(0),
+            is_served: AtomicBool::new(false),
+            promiser: AtomicUsize::new(0),
+            server: AtomicUsize::new(0),
+        }
+    }
+
+    /// Whether operations of this thread should be promised, rather than computed at once.
+    pub(crate) fn is_worth_it(&self) -> bool {
+        rayon::current_thread_index().is_some()
+            && rayon::current_num_threads() > 1
+            && (self.is_served.load(Ordering::Relaxed) || !helpers::are_processors_busy())
+    }
+
+    /// Whether something has been promised and not computed.
+    #[inline]
+    pub(crate) fn is_pending(&self) -> bool {
+        self.pending.load(Ordering::SeqCst) > 0
+    }
+
+    /// The thread that computes for this one, or that this one computes for.
+    pub(crate) fn partner(&self, thread: usize) -> Option<usize> {
+        let server = self.server.load(Ordering::Relaxed);
+        let partner = if server == thread + 1 { self.promiser.load(Ordering::Relaxed) } else { server };
+        partner.checked_sub(1)
+    }
+
+    /// Whether an operation with results of so many bytes may be promised now.
+    fn has_room(&self, bytes: usize) -> bool {
+        match self.pending.load(Ordering::Relaxed) {
+            0 => true,
+            pending => pending < MOST && self.pending_bytes.load(Ordering::Relaxed).saturating_add(bytes) <= MOST_BYTES,
+        }
+    }
+
+    fn add(&self, operation: Operation) {
+        self.pending_bytes.fetch_add(operation.bytes, Ordering::Relaxed);
+        self.pending.fetch_add(1, Ordering::SeqCst);
+        // The receiver lives as long as the sender.
+        let _ = self.sender.send(operation);
+        if !self.is_served.load(Ordering::SeqCst) {
+            self.ask_for_server();
+        }
+    }
+
+    /// Has a thread of the pool compute what is promised, if none does.
+    #[cold]
+    fn ask_for_server(&self) {
+        let Some(index) = rayon::current_thread_index() else { return };
+        if self.is_served.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        self.promiser.store(index + 1, Ordering::Relaxed);
+        let context = Context::in_force();
+        rayon::spawn(move || serve(&context));
+    }
+
+    /// Goes on when `is_there`, and helps until then.
+    #[cold]
+    pub(crate) fn wait(&self, is_there: impl Fn() -> bool) {
+        let _engaged = Engaged::new();
+        let mut helper = helpers::Helper::new(1);
+        while !is_there() {
+            if self.compute(&is_there) {
+                continue;
+            }
+            // Somebody else computes.
+            let has_helped = helper.looks(&is_there);
+            if !has_helped && rayon::yield_now() != Some(rayon::Yield::Executed) {
+                std::thread::yield_now();
+            }
+        }
+        if self.is_pending() && !self.is_served.load(Ordering::SeqCst) {
+            self.ask_for_server();
+        }
+    }
+
+    /// Waits for everything that was promised.
+    pub(crate) fn finish(&self) {
+        if self.is_pending() {
+            self.wait(|| !self.is_pending());
+        }
+    }
+
+    /// Computes what is promised, in order, until there is no more or `is_enough`. False if nothing was computed: there is nothing, or somebody else does.
+    fn compute(&self, is_enough: impl Fn() -> bool) -> bool {
+        if self.pending.load(Ordering::Acquire) == 0 {
+            return false;
+        }
+        let operations = match self.receiver.try_lock() {
+            Ok(operations) => operations,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return false,
+        };
+        let _engaged = Engaged::new();
+        let mut has_computed = false;
+        while let Ok(Operation { bytes, work }) = operations.try_recv() {
+            work();
+            self.pending_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            self.pending.fetch_sub(1, Ordering::SeqCst);
+            has_computed = true;
+            if is_enough() {
+                break;
+            }
+        }
+        has_computed
+    }
+}
+
+/// Promises in the context in force that `work`, which does not panic and has results of so many bytes, will be done after everything that was promised before.
+pub(crate) fn promise(bytes: usize, work: impl FnOnce() + Send + 'static) {
+    if !context::current(|context| context.queue().has_room(bytes)) {
+        // Nothing of this thread's may be borrowed by one who waits, and may take up something else.
+        let context = Context::in_force();
+        context.queue().wait(|| context.queue().has_room(bytes));
+    }
+    context::current(|context| context.queue().add(Operation { bytes, work: Box::new(work) }));
+}
+
+/// Computes what is promised in this context until nothing has been for a while.
+fn serve(context: &Arc<Context>) {
+    let queue = context.queue();
+    let thread = rayon::current_thread_index().map_or(0, |index| index + 1);
+    // A thread that is engaged, or that promises itself, has something of its own to come back to. Then whoever promises computes when it waits, or asks again.
+    if IS_ENGAGED.get() || thread == queue.promiser.load(Ordering::Relaxed) {
+        return queue.is_served.store(false, Ordering::SeqCst);
+    }
+    let _entered = context.serve();
+    loop {
+        queue.server.store(thread, Ordering::Relaxed);
+        helpers::look_for_work(1, || queue.compute(|| false));
+        queue.server.store(0, Ordering::Relaxed);
+        queue.is_served.store(false, Ordering::SeqCst);
+        // What was promised in between has asked nobody else.
+        if !queue.is_pending() || queue.is_served.swap(true, Ordering::SeqCst) {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `work` on a thread of a pool of two, within a context.
+    fn within<T: Send>(work: impl FnOnce(&Queue) -> T + Send) -> T {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
+        let context = Context::new(usize::MAX, f64::INFINITY);
+        pool.install(|| {
+            let _entered = context.enter();
+            work(context.queue())
+        })
+    }
+
+    #[test]
+    fn promises_are_kept_in_order_by_one_thread_at_a_time() {
+        const COUNT: usize = 20_000;
+        let (order, turn) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+        within(|queue| {
+            for k in 0..COUNT {
+                let (list, count) = (order.clone(), turn.clone());
+                promise(1, move || {
+                    list.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(k);
+                    count.fetch_add(1, Ordering::Relaxed);
+                });
+                assert!(queue.pending.load(Ordering::Relaxed) <= MOST);
+                if k % 701 == 0 {
+                    queue.wait(|| turn.load(Ordering::Relaxed) > k);
+                }
+            }
+        });
+        let order = order.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        assert!(order.iter().copied().eq(0..COUNT));
+    }
+
+    #[test]
+    fn a_panic_is_told_to_whoever_looks_and_to_what_depends_on_it_alone() {
+        let promises: [Arc<Promised<usize>>; 3] = std::array::from_fn(|_| Arc::new(Promised::open()));
+        let [broken, depending, other] = promises.clone();
+        within(|_| {
+            let place = broken.clone();
+            promise(0, move || settle([&place], || resume_unwind(Box::new("it broke"))));
+            let place = depending.clone();
+            promise(0, move || settle([&place], || [broken.get() + 1]));
+            let place = other.clone();
+            promise(0, move || settle([&place], || [7]));
+            assert_eq!(*other.get(), 7);
+            for promise in [&promises[0], &promises[1], &promises[1]] {
+                let panic = catch_unwind(AssertUnwindSafe(|| *promise.get())).expect_err("there is no value");
+                assert_eq!(panic.downcast_ref::<String>().map(String::as_str), Some("it broke"));
+            }
+        });
+    }
+
+    #[test]
+    fn a_large_result_is_promised_alone() {
+        within(|queue| {
+            for _ in 0..100 {
+                promise(MOST_BYTES + 1, || ());
+                assert!(queue.pending.load(Ordering::Relaxed) <= 1);
+            }
+        });
+    }
+}
