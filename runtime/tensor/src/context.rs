@@ -101,7 +101,9 @@ impl Context {
 
     /// Whether an operation of this thread should be promised, rather than computed at once.
     pub(crate) fn promises(&self) -> bool {
-        self.entered.load(Ordering::Relaxed) > 0 && !self.alone.load(Ordering::Relaxed) && self.queue.is_worth_it()
+        self.entered.load(Ordering::Relaxed) > 0
+            && !self.alone.load(Ordering::Relaxed)
+            && self.queue.is_worth_it(self.quota.used())
     }
 
     /// Ends the operation that runs, if there is one, and every later one: they panic with [`Stopped`] within a fraction of a second.

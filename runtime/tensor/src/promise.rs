@@ -21,8 +21,12 @@ use crate::kernel::helpers;
 
 /// So many operations are promised at most before the one who asks for more helps with them. Each takes a few hundred bytes that no quota counts.
 const MOST: usize = 512;
-/// So many bytes results that are promised have at most, unless it is one. They are counted from when they are promised, and should not be counted long before they are there.
-const MOST_BYTES: usize = 64 << 20;
+/// While a run's tensors have more bytes than these together, nothing is promised. What lies between kernels is next to nothing where tensors are large; and each of two threads keeps the memory that it has freed, which would
+/// be half as much again in PET's training.
+const MOST_BYTES: usize = 20 << 20;
+
+/// So many times one that waits looks before it computes what a thread that is awake could: some ten microseconds. Results should be allocated by one thread, since each keeps what it has freed.
+const FIRST_LOOKS: usize = 16;
 
 /// A value that is there, or will be.
 pub(crate) struct Promised<T>(OnceLock<Result<T, Failure>>);
@@ -99,9 +103,8 @@ pub(crate) struct Queue {
     sender: Sender<Operation>,
     /// Whoever has it computes.
     receiver: Mutex<Receiver<Operation>>,
-    /// The operations that have been promised and not computed, and the bytes of their results.
+    /// The operations that have been promised and not computed.
     pending: AtomicUsize,
-    pending_bytes: AtomicUsize,
     /// Whether a thread has been asked to compute, and has not left.
     is_served: AtomicBool,
     /// The thread of the pool that promised last, and the one that computes; counted from 1, as 0 is none.
@@ -109,14 +112,11 @@ pub(crate) struct Queue {
     server: AtomicUsize,
 }
 
-struct Operation {
-    bytes: usize,
-    work: Box<dyn FnOnce() + Send>,
-}
+struct Operation(Box<dyn FnOnce() + Send>);
 
 impl std::fmt::Debug for Operation {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Operation").field("bytes", &self.bytes).finish_non_exhaustive()
+        formatter.debug_struct("Operation").finish_non_exhaustive()
     }
 }
 
@@ -149,16 +149,16 @@ impl Queue {
             sender,
             receiver: Mutex::new(receiver),
             pending: AtomicUsize::new(0),
-            pending_bytes: AtomicUsize::new(0),
             is_served: AtomicBool::new(false),
             promiser: AtomicUsize::new(0),
             server: AtomicUsize::new(0),
         }
     }
 
-    /// Whether operations of this thread should be promised, rather than computed at once.
-    pub(crate) fn is_worth_it(&self) -> bool {
-        rayon::current_thread_index().is_some()
+    /// Whether operations of this thread should be promised, rather than computed at once, where tensors have so many bytes.
+    pub(crate) fn is_worth_it(&self, bytes: usize) -> bool {
+        bytes <= MOST_BYTES
+            && rayon::current_thread_index().is_some()
             && rayon::current_num_threads() > 1
             && (self.is_served.load(Ordering::Relaxed) || !helpers::are_processors_busy())
     }
@@ -176,16 +176,12 @@ impl Queue {
         partner.checked_sub(1)
     }
 
-    /// Whether an operation with results of so many bytes may be promised now.
-    fn has_room(&self, bytes: usize) -> bool {
-        match self.pending.load(Ordering::Relaxed) {
-            0 => true,
-            pending => pending < MOST && self.pending_bytes.load(Ordering::Relaxed).saturating_add(bytes) <= MOST_BYTES,
-        }
+    /// Whether an operation may be promised now.
+    fn has_room(&self) -> bool {
+        self.pending.load(Ordering::Relaxed) < MOST
     }
 
     fn add(&self, operation: Operation) {
-        self.pending_bytes.fetch_add(operation.bytes, Ordering::Relaxed);
         self.pending.fetch_add(1, Ordering::SeqCst);
         // The receiver lives as long as the sender.
         let _ = self.sender.send(operation);
@@ -211,11 +207,14 @@ impl Queue {
     pub(crate) fn wait(&self, is_there: impl Fn() -> bool) {
         let _engaged = Engaged::new();
         let mut helper = helpers::Helper::new(1);
+        let mut looks = 0;
         while !is_there() {
-            if self.compute(&is_there) {
+            let is_for_server = self.server.load(Ordering::Relaxed) != 0 && looks < FIRST_LOOKS;
+            if !is_for_server && self.compute(&is_there) {
                 continue;
             }
-            // Somebody else computes.
+            // Somebody else computes, or is about to.
+            looks += 1;
             let has_helped = helper.looks(&is_there);
             if !has_helped && rayon::yield_now() != Some(rayon::Yield::Executed) {
                 std::thread::yield_now();
@@ -245,9 +244,8 @@ impl Queue {
         };
         let _engaged = Engaged::new();
         let mut has_computed = false;
-        while let Ok(Operation { bytes, work }) = operations.try_recv() {
+        while let Ok(Operation(work)) = operations.try_recv() {
             work();
-            self.pending_bytes.fetch_sub(bytes, Ordering::Relaxed);
             self.pending.fetch_sub(1, Ordering::SeqCst);
             has_computed = true;
             if is_enough() {
@@ -258,14 +256,14 @@ impl Queue {
     }
 }
 
-/// Promises in the context in force that `work`, which does not panic and has results of so many bytes, will be done after everything that was promised before.
-pub(crate) fn promise(bytes: usize, work: impl FnOnce() + Send + 'static) {
-    if !context::current(|context| context.queue().has_room(bytes)) {
+/// Promises in the context in force that `work`, which does not panic, will be done after everything that was promised before.
+pub(crate) fn promise(work: impl FnOnce() + Send + 'static) {
+    if !context::current(|context| context.queue().has_room()) {
         // Nothing of this thread's may be borrowed by one who waits, and may take up something else.
         let context = Context::in_force();
-        context.queue().wait(|| context.queue().has_room(bytes));
+        context.queue().wait(|| context.queue().has_room());
     }
-    context::current(|context| context.queue().add(Operation { bytes, work: Box::new(work) }));
+    context::current(|context| context.queue().add(Operation(Box::new(work))));
 }
 
 /// Computes what is promised in this context until nothing has been for a while.
@@ -310,7 +308,7 @@ mod tests {
         within(|queue| {
             for k in 0..COUNT {
                 let (list, count) = (order.clone(), turn.clone());
-                promise(1, move || {
+                promise(move || {
                     list.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(k);
                     count.fetch_add(1, Ordering::Relaxed);
                 });
@@ -330,11 +328,11 @@ mod tests {
         let [broken, depending, other] = promises.clone();
         within(|_| {
             let place = broken.clone();
-            promise(0, move || settle([&place], || resume_unwind(Box::new("it broke"))));
+            promise(move || settle([&place], || resume_unwind(Box::new("it broke"))));
             let place = depending.clone();
-            promise(0, move || settle([&place], || [broken.get() + 1]));
+            promise(move || settle([&place], || [broken.get() + 1]));
             let place = other.clone();
-            promise(0, move || settle([&place], || [7]));
+            promise(move || settle([&place], || [7]));
             assert_eq!(*other.get(), 7);
             for promise in [&promises[0], &promises[1], &promises[1]] {
                 let panic = catch_unwind(AssertUnwindSafe(|| *promise.get())).expect_err("there is no value");
@@ -344,12 +342,12 @@ mod tests {
     }
 
     #[test]
-    fn a_large_result_is_promised_alone() {
-        within(|queue| {
-            for _ in 0..100 {
-                promise(MOST_BYTES + 1, || ());
-                assert!(queue.pending.load(Ordering::Relaxed) <= 1);
-            }
+    fn nothing_is_promised_beside_large_tensors() {
+        within(|_| {
+            let promises = || context::current(Context::promises);
+            // Whether it is worth it depends on what else runs here, but never with so much.
+            let large = crate::memory::reserve("test", MOST_BYTES);
+            assert!(large.is_ok() && !promises());
         });
     }
 }

@@ -531,7 +531,7 @@ impl Blank<'_> {
                 elements
             });
         };
-        promise(M * bytes, work);
+        promise(work);
         tensors
     }
 
