@@ -18,15 +18,16 @@ use crate::{DType, Misuse, Tensor, memory};
 const NAME: &str = "neural.attention";
 
 /// Which rows attend to one another, as the kernels of the processor or of other devices have it.
+#[derive(Clone)]
 enum Pairs {
-    Processor(Neighbourhoods),
-    Device(Box<Classes>),
+    Processor(Arc<Neighbourhoods>),
+    Device(Arc<Classes>),
 }
 
 /// Calls the kernel of this name for where the rows are.
 macro_rules! kernel {
     ($of:expr => $function:ident ( $($argument:expr),* )) => {
-        match &*$of {
+        match &$of {
             Pairs::Processor(of) => processor::$function($($argument,)* of),
             Pairs::Device(of) => Elements::from(device::$function($($argument,)* of)),
         }
@@ -39,9 +40,10 @@ impl Pairs {
         let shape = [count.saturating_add(rows.shape()[0]), 2];
         let tables = memory::reserve(NAME, checked_bytes(NAME, &shape, DType::Int64)?)?;
         let found = match rows.is_on_device() {
-            false => Neighbourhoods::new(segments, count, heads, tables).map(Self::Processor),
+            false => Neighbourhoods::new(segments, count, heads, tables)
+                .map(|neighbourhoods| Self::Processor(Arc::new(neighbourhoods))),
             true => {
-                Classes::new(NAME, segments, count, heads, rows, tables)?.map(|classes| Self::Device(Box::new(classes)))
+                Classes::new(NAME, segments, count, heads, rows, tables)?.map(|classes| Self::Device(Arc::new(classes)))
             }
         };
         found.ok_or_else(|| Misuse::new(NAME, "the segments have more pairs of rows than can be counted"))
@@ -109,13 +111,13 @@ pub fn attention(
     }
     check_devices(NAME, &queries.node.device, &[keys, values, bias])?;
     check_indices(NAME, segments, count)?;
-    let of = Arc::new(Pairs::new(segments, count, heads, queries)?);
+    let of = Pairs::new(segments, count, heads, queries)?;
     let weights = softmax(&scores(queries, keys, &of)?, bias, scale, &of)?;
     mix(&weights, values, &of, false)
 }
 
 /// The form's derivative by `w`: products of the rows of `x` with those of `y`.
-fn scores(x: &Tensor, y: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+fn scores(x: &Tensor, y: &Tensor, of: &Pairs) -> Result<Tensor, Misuse> {
     check_cost(NAME, of.multiplications(x.shape()[1]))?;
     let (used, within) = (of.clone(), of.clone());
     let run = move |[x, y]: [&Tensor; 2], _: &[usize]| kernel!(used => scores(x, y));
@@ -125,10 +127,10 @@ fn scores(x: &Tensor, y: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
 }
 
 /// The form's derivative by `x`, or with `transposed` that by `y`: sums of rows, weighted by `w`.
-fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Pairs>, transposed: bool) -> Result<Tensor, Misuse> {
+fn mix(weights: &Tensor, rows: &Tensor, of: &Pairs, transposed: bool) -> Result<Tensor, Misuse> {
     check_cost(NAME, of.multiplications(rows.shape()[1]))?;
     let (used, within) = (of.clone(), of.clone());
-    let run = move |[weights, rows]: [&Tensor; 2], _: &[usize]| match &*used {
+    let run = move |[weights, rows]: [&Tensor; 2], _: &[usize]| match &used {
         Pairs::Processor(of) => processor::mix(weights, rows, of, transposed),
         Pairs::Device(of) => device::mix(weights, rows, of, transposed).into(),
     };
@@ -140,7 +142,7 @@ fn mix(weights: &Tensor, rows: &Tensor, of: &Arc<Pairs>, transposed: bool) -> Re
 }
 
 /// `w[h, i, j] = values[j]`.
-fn columns(values: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+fn columns(values: &Tensor, of: &Pairs) -> Result<Tensor, Misuse> {
     let (used, within) = (of.clone(), of.clone());
     let run = move |[values]: [&Tensor; 1], _: &[usize]| kernel!(used => columns(values));
     Tensor::compute(NAME, &[of.entries()], values.dtype(), [values], run, Reads::Nothing, move |step| {
@@ -149,7 +151,7 @@ fn columns(values: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
 }
 
 /// The transpose of [`columns`].
-fn column_sums(weights: &Tensor, shape: &[usize], of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+fn column_sums(weights: &Tensor, shape: &[usize], of: &Pairs) -> Result<Tensor, Misuse> {
     let (used, within) = (of.clone(), of.clone());
     let run = move |[weights]: [&Tensor; 1], _: &[usize]| kernel!(used => column_sums(weights));
     Tensor::compute(NAME, shape, weights.dtype(), [weights], run, Reads::Nothing, move |step| {
@@ -159,26 +161,20 @@ fn column_sums(weights: &Tensor, shape: &[usize], of: &Arc<Pairs>) -> Result<Ten
 
 /// The softmax over `j` of `scale * w[s, h, i, j] + bias[j]`: on the processor one kernel, on other devices put together, because their kernels are bound by other things
 /// than by how often they read weights.
-fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
-    let (used, within, shape, dtype) = (of.clone(), of.clone(), scores.shape(), scores.dtype());
-    match &**of {
-        Pairs::Processor(_) => {
-            let run = move |[scores, bias]: [&Tensor; 2], _: &[usize]| match &*used {
-                Pairs::Processor(of) => processor::softmax(scores, bias, scale, of),
-                Pairs::Device(_) => unreachable!("the rows stay where they are"),
-            };
+fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, of: &Pairs) -> Result<Tensor, Misuse> {
+    let (within, shape, dtype) = (of.clone(), scores.shape(), scores.dtype());
+    match of.clone() {
+        Pairs::Processor(of) => {
+            let run = move |[scores, bias]: [&Tensor; 2], _: &[usize]| processor::softmax(scores, bias, scale, &of);
             Tensor::compute(NAME, shape, dtype, [scores, bias], run, Reads::Output, move |step| {
                 let g = softmax_product(step.output, step.gradient, &within)?;
                 let by_bias = |_: &Tensor| column_sums(&g, step.inputs[1].shape(), &within);
                 step.gradients(&[&|_| elementwise::multiply_scalar(&g, scale), &by_bias])
             })
         }
-        Pairs::Device(_) => {
+        Pairs::Device(classes) => {
             let scores = elementwise::add(&elementwise::multiply_scalar(scores, scale)?, &columns(bias, of)?)?;
-            let run = move |[scores]: [&Tensor; 1], _: &[usize]| match &*used {
-                Pairs::Device(of) => device::softmax(scores, of).into(),
-                Pairs::Processor(_) => unreachable!("the rows stay where they are"),
-            };
+            let run = move |[scores]: [&Tensor; 1], _: &[usize]| device::softmax(scores, &classes).into();
             Tensor::compute(NAME, shape, dtype, [&scores], run, Reads::Output, move |step| {
                 step.gradients(&[&|g| softmax_product(step.output, g, &within)])
             })
@@ -187,7 +183,7 @@ fn softmax(scores: &Tensor, bias: &Tensor, scale: f64, of: &Arc<Pairs>) -> Resul
 }
 
 /// `y (g - <y, g>)` for each row: the product of the softmax's Jacobian, which is symmetric, with `g`.
-fn softmax_product(y: &Tensor, g: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+fn softmax_product(y: &Tensor, g: &Tensor, of: &Pairs) -> Result<Tensor, Misuse> {
     let (used, within) = (of.clone(), of.clone());
     let run = move |[y, g]: [&Tensor; 2], _: &[usize]| kernel!(used => softmax_product(y, g));
     Tensor::compute(NAME, y.shape(), y.dtype(), [y, g], run, Reads::Inputs, move |step| {
@@ -197,7 +193,7 @@ fn softmax_product(y: &Tensor, g: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Mi
 }
 
 /// `u g - u <y, g> - g <y, u>` for each row. Its own derivatives are of an order that is asked for rarely.
-fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Pairs) -> Result<Tensor, Misuse> {
     use elementwise::{multiply, subtract};
     let (used, within) = (of.clone(), of.clone());
     let run = move |operands: [&Tensor; 3], _: &[usize]| kernel!(used => softmax_curvature(operands));
@@ -211,7 +207,7 @@ fn softmax_curvature(y: &Tensor, g: &Tensor, u: &Tensor, of: &Arc<Pairs>) -> Res
 }
 
 /// Each entry of `w` becomes the sum of its row: a symmetric operation, and so its own transpose.
-fn row_sums(weights: &Tensor, of: &Arc<Pairs>) -> Result<Tensor, Misuse> {
+fn row_sums(weights: &Tensor, of: &Pairs) -> Result<Tensor, Misuse> {
     let (used, within) = (of.clone(), of.clone());
     let run = move |[weights]: [&Tensor; 1], _: &[usize]| kernel!(used => row_sums(weights));
     Tensor::compute(NAME, weights.shape(), weights.dtype(), [weights], run, Reads::Nothing, move |step| {
