@@ -11,6 +11,10 @@ use kilnbox_cli::errors::{Blame, CliError, install_panic_hook, uncaught_panic};
 use kilnbox_cli::registries::Access;
 use kilnbox_cli::sandbox::{COMPILE_COMPONENT, Sandbox};
 use kilnbox_host::HostError;
+use kilnbox_tensor::allocator::Allocator;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// Trains, evaluates and ships machine-learning models of atoms.
 #[derive(Parser)]

@@ -60,8 +60,6 @@ impl<'a> Evaluators<'a> {
         batches: &mut Batches,
         on_answer: &mut dyn FnMut(usize, Answer),
     ) -> (usize, BTreeMap<usize, Answer>) {
-        // The memory that this thread has freed is nothing to others.
-        kilnbox_tensor::allocator::give_back_freed_memory();
         let desk = Desk { next: Mutex::new((0..evaluations, batches)), is_over: AtomicBool::new(false) };
         let (sender, answers) = mpsc::channel();
         let mut waiting = BTreeMap::new();

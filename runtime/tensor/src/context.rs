@@ -79,6 +79,12 @@ impl Context {
     /// With [`Stopped`], if it was stopped.
     pub fn finish(&self) {
         self.queue.finish();
+        self.go_on();
+    }
+
+    /// Goes on, or ends the operation: a panic with [`Stopped`], if the context was stopped.
+    #[inline(always)]
+    fn go_on(&self) {
         if self.is_stopped() {
             end();
         }
@@ -101,9 +107,7 @@ impl Context {
 
     /// Whether an operation of this thread should be promised, rather than computed at once.
     pub(crate) fn promises(&self) -> bool {
-        self.entered.load(Ordering::Relaxed) > 0
-            && !self.alone.load(Ordering::Relaxed)
-            && self.queue.is_worth_it(self.quota.used())
+        self.entered.load(Ordering::Relaxed) > 0 && !self.alone.load(Ordering::Relaxed) && self.queue.is_worth_it()
     }
 
     /// Ends the operation that runs, if there is one, and every later one: they panic with [`Stopped`] within a fraction of a second.
@@ -112,6 +116,7 @@ impl Context {
     }
 
     /// Whether it was stopped.
+    #[inline]
     pub fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Relaxed)
     }
@@ -187,17 +192,13 @@ impl Stop {
     /// With [`Stopped`], if the context was stopped.
     #[inline(always)]
     pub(crate) fn check(&self) {
-        if self.0.stopped.load(Ordering::Relaxed) {
-            end();
-        }
+        self.0.go_on();
     }
 }
 
 /// As [`Stop::check`], once.
 pub(crate) fn check_stopped() {
-    if current(Context::is_stopped) {
-        end();
-    }
+    current(Context::go_on);
 }
 
 /// Unwinds without the message of a panic: nothing is wrong with the program.

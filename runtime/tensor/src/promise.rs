@@ -21,11 +21,7 @@ use crate::kernel::helpers;
 
 /// So many operations are promised at most before the one who asks for more helps with them. Each takes a few hundred bytes that no quota counts.
 const MOST: usize = 512;
-/// While a run's tensors have more bytes than these together, nothing is promised. What lies between kernels is next to nothing where tensors are large; and each of two threads keeps the memory that it has freed, which would
-/// be half as much again in PET's training.
-const MOST_BYTES: usize = 20 << 20;
-
-/// So many times one that waits looks before it computes what a thread that is awake could: some ten microseconds. Results should be allocated by one thread, since each keeps what it has freed.
+/// So many times one that waits looks before it computes what a thread that is awake could: some ten microseconds. What one thread computes after the other is in its caches, and so is the memory that it has freed.
 const FIRST_LOOKS: usize = 16;
 
 /// A value that is there, or will be.
@@ -66,25 +62,20 @@ impl<T> Promised<T> {
             }
         }
     }
-
-    /// Puts a value there. It MUST be the first one.
-    pub(crate) fn keep(&self, value: T) {
-        let is_first = self.0.set(Ok(value)).is_ok();
-        debug_assert!(is_first, "a promise is kept once");
-    }
 }
 
 /// Keeps promises by what `compute` gives for them, or settles them by its panic.
 pub(crate) fn settle<T, const N: usize>(promises: [&Promised<T>; N], compute: impl FnOnce() -> [T; N]) {
-    match catch_unwind(AssertUnwindSafe(compute)) {
-        Ok(values) => promises.into_iter().zip(values).for_each(|(promise, value)| promise.keep(value)),
+    let settlements = match catch_unwind(AssertUnwindSafe(compute)) {
+        Ok(values) => values.map(Ok),
         Err(panic) => {
             let failure = Failure::from(panic);
-            for Promised(place) in promises {
-                // Who looks at it first finds this, or nobody does.
-                let _ = place.set(Err(failure.clone()));
-            }
+            promises.map(|_| Err(failure.clone()))
         }
+    };
+    for (Promised(place), settlement) in promises.into_iter().zip(settlements) {
+        let is_first = place.set(settlement).is_ok();
+        debug_assert!(is_first, "a promise is settled once");
     }
 }
 
@@ -107,7 +98,7 @@ pub(crate) struct Queue {
     pending: AtomicUsize,
     /// Whether a thread has been asked to compute, and has not left.
     is_served: AtomicBool,
-    /// The thread of the pool that promised last, and the one that computes; counted from 1, as 0 is none.
+    /// The thread of the pool that asked another one to compute, and the one that does; counted from 1, as 0 is none.
     promiser: AtomicUsize,
     server: AtomicUsize,
 }
@@ -155,10 +146,9 @@ impl Queue {
         }
     }
 
-    /// Whether operations of this thread should be promised, rather than computed at once, where tensors have so many bytes.
-    pub(crate) fn is_worth_it(&self, bytes: usize) -> bool {
-        bytes <= MOST_BYTES
-            && rayon::current_thread_index().is_some()
+    /// Whether operations of this thread should be promised, rather than computed at once.
+    pub(crate) fn is_worth_it(&self) -> bool {
+        rayon::current_thread_index().is_some()
             && rayon::current_num_threads() > 1
             && (self.is_served.load(Ordering::Relaxed) || !helpers::are_processors_busy())
     }
@@ -338,16 +328,6 @@ mod tests {
                 let panic = catch_unwind(AssertUnwindSafe(|| *promise.get())).expect_err("there is no value");
                 assert_eq!(panic.downcast_ref::<String>().map(String::as_str), Some("it broke"));
             }
-        });
-    }
-
-    #[test]
-    fn nothing_is_promised_beside_large_tensors() {
-        within(|_| {
-            let promises = || context::current(Context::promises);
-            // Whether it is worth it depends on what else runs here, but never with so much.
-            let large = crate::memory::reserve("test", MOST_BYTES);
-            assert!(large.is_ok() && !promises());
         });
     }
 }

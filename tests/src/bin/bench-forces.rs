@@ -17,9 +17,14 @@ use kilnbox_host::{
     ModelOutput, Predictor, Session,
 };
 use kilnbox_tensor::Device;
+use kilnbox_tensor::allocator::Allocator;
 use kilnbox_tests::{Nobody, on_processor};
 use molecular_dynamics::simulation::{Forces, Simulation, Structure};
 use serde_json::json;
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 

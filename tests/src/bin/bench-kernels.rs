@@ -6,10 +6,15 @@
 use std::io::{BufRead, Write};
 use std::time::{Duration, Instant};
 
+use kilnbox_tensor::allocator::Allocator;
 use kilnbox_tensor::op::optimizer::AdamOptions;
 use kilnbox_tensor::op::{self, elementwise, index, linalg, neural, optimizer, reduce, segment, shape, spherical};
 use kilnbox_tensor::random::Random;
 use kilnbox_tensor::{DType, Device, Misuse, Tensor, autodiff};
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 /// How long one answer may take: enough calls that the clock and the waking of threads do not matter.
 const LONG_ENOUGH: Duration = Duration::from_millis(60);

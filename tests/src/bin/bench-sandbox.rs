@@ -15,8 +15,14 @@ use kilnbox_host::{
 };
 use kilnbox_sdk::architecture::{Model as _, Trainer as _, TrainingRun};
 use kilnbox_sdk::native;
+use kilnbox_tensor::allocator::Allocator;
+use kilnbox_tensor::context::Context;
 use kilnbox_tensor::{DType, Device};
 use kilnbox_tests::{Training, reference, repository};
+
+/// As in the program.
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
 
 type Fallible<T = ()> = Result<T, Box<dyn Error + Send + Sync>>;
 type NativeTrainer = soap_bpnn::trainer::Trainer;
@@ -67,6 +73,8 @@ impl Work {
     fn natively(&self) -> Fallible<Clock> {
         let clock = Clock::default();
         native::enter(Device::cpu(), SEED, Box::new(clock.clone()));
+        // Within a context operations are promised, as they are for the sandbox.
+        let _entered = Context::new(usize::MAX, f64::INFINITY).enter();
         let datasets = |sets: &[Dataset]| sets.iter().cloned().map(native::dataset).collect::<Vec<_>>();
         let run = TrainingRun {
             dtype: DType::Float32.into(),
