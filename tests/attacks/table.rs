@@ -67,7 +67,10 @@ impl Ending {
             HostError::Trapped { .. } => Outcome::Trapped,
             HostError::Limit { limit, .. } => Outcome::Limit(limit),
             HostError::Data(_) => Outcome::InputError,
-            HostError::Device { .. } | HostError::Threads { .. } | HostError::Bug(_) => {
+            HostError::Device { .. }
+            | HostError::Reservation { .. }
+            | HostError::Threads { .. }
+            | HostError::Bug(_) => {
                 return Err(error.to_string().into());
             }
         };

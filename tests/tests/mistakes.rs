@@ -241,6 +241,20 @@ fn a_bounded_address_space_has_as_many_threads_as_fit() -> Fallible {
     Ok(())
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn addresses_that_a_sandbox_cannot_reserve_are_not_called_a_mistake_of_the_architecture() -> Fallible {
+    let place = Workplace::new()?;
+    place.write("options.yaml", OPTIONS)?;
+    place.write("data.xyz", &ethanol_structures(8)?)?;
+    let outcome = place.run_after("ulimit -v 2097152", &["train", "options.yaml"])?;
+    assert_eq!(outcome.code, Some(1), "{}", outcome.errors);
+    for words in ["the system does not give the memory", "4 GiB of addresses", "`ulimit -v`"] {
+        assert!(outcome.errors.contains(words), "`{words}` is missing in\n{}", outcome.errors);
+    }
+    Ok(())
+}
+
 #[test]
 fn an_element_that_the_model_does_not_know_is_named() -> Fallible {
     let place = Workplace::new()?;

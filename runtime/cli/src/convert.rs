@@ -46,6 +46,10 @@ impl CliError {
                 "smaller batches need less of its memory, and so does a smaller `--limit tensor_bytes=VALUE` refuse \
                  sooner; `device: cpu` does without it",
             ),
+            HostError::Reservation { .. } => Self::input(error.to_string()).hint(
+                "it reserves 4 GiB of addresses for each memory of a component, however little of them is used: where \
+                 the system bounds a process's addresses (`ulimit -v`), let it have 6 GiB at least",
+            ),
             HostError::Threads { .. } => Self::input(error.to_string())
                 .hint("ask for fewer with `--threads`, or raise what the system allows a process, such as `ulimit -u` and `ulimit -v`"),
             HostError::Bug(_) => Self::new(Blame::Kilnbox, error.to_string()),

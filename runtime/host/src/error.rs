@@ -75,6 +75,12 @@ pub enum HostError {
         /// What its driver says.
         message: String,
     },
+    /// The system does not give the memory that a component's instance needs from the start.
+    #[error("the system does not give the memory that a sandbox reserves: {message}")]
+    Reservation {
+        /// What the system says.
+        message: String,
+    },
     /// The threads cannot be started that kernels share.
     #[error("the system does not start {}: {message}", count.map_or("a thread for each core".to_owned(), |count| format!("{count} threads")))]
     Threads {

@@ -194,11 +194,24 @@ fn explain(error: &wasmtime::Error, store: &mut Store<State>, limits: &Limits, a
         Some(trap) => HostError::Trapped { message: last_words.unwrap_or_else(|| trap.to_string()), backtrace },
         // Above its cause, the error only repeats the backtrace.
         None => {
-            let cause = error.root_cause().to_string();
-            limit_of_the_engine(&cause, limits)
-                .unwrap_or_else(|| HostError::Trapped { message: printable(&cause), backtrace })
+            let cause = error.root_cause();
+            let message = cause.to_string();
+            if is_lack_of_memory(cause) {
+                return HostError::Reservation { message };
+            }
+            limit_of_the_engine(&message, limits)
+                .unwrap_or_else(|| HostError::Trapped { message: printable(&message), backtrace })
         }
     }
+}
+
+/// Whether the system has refused memory, or addresses. A guest that asks for more of its own is told so by its own instruction, so this is none of its doing.
+fn is_lack_of_memory(cause: &(dyn std::error::Error + 'static)) -> bool {
+    #[cfg(unix)]
+    if let Some(number) = cause.downcast_ref::<rustix::io::Errno>() {
+        return *number == rustix::io::Errno::NOMEM;
+    }
+    cause.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::OutOfMemory)
 }
 
 /// The engine has limits of its own, set to ours; it tells of them in words only. Tests meet each of them, since the words may change with its version.
