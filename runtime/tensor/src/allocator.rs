@@ -4,7 +4,7 @@
 //! each filled with zeros: a third of the time of an evaluation in which tensors are a megabyte each. And a heap of hundreds of MiB in pages of 4 KiB has more of them than the
 //! processor can find at once.
 //!
-//! What one thread has promised another one computes ([`crate::promise`]), so that each takes memory that the other frees. glibc gives every thread a heap, which keeps what was freed there: two
+//! What one thread has promised another one computes (`promise.rs`), so that each takes memory that the other frees. glibc gives every thread a heap, which keeps what was freed there: two
 //! heaps are half as much again in a training. In one heap for all, threads fall asleep to wait for each other. So programs may have an [`Allocator`] that does without both.
 //!
 //! All of it changes nothing but speed and the memory that is taken from the system, and is done where the system's allocator is glibc's; elsewhere freed memory is left to the allocator.
