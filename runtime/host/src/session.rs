@@ -310,7 +310,7 @@ fn trainers(architecture: &Architecture) -> exports::trainer::GuestTrainer<'_> {
 ///
 /// A session belongs on such a thread: its stack is large enough for the deepest guest and the host that it calls, and a kernel that shares out its work
 /// does a part itself, where any other thread would hand over all of it and wait. The first call in a process decides the number. It is the calling thread that becomes one of
-/// them if it is the main thread and may have such a stack, because the allocator does best by the main thread. While a
+/// them if it is the main thread and may have such a stack, because glibc by itself does best by the main thread. While a
 /// session waits for the rest of a kernel, its thread may take up another `work` that is waiting, and goes on when that is done: where several
 /// sessions run at once, [`on_own_thread`] is for each but one of them.
 ///

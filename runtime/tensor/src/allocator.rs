@@ -190,7 +190,6 @@ mod shared {
     impl Drop for Freed {
         fn drop(&mut self) {
             self.pieces[..self.count].iter().for_each(|piece| piece.free());
-            self.count = 0;
         }
     }
 
