@@ -1,8 +1,9 @@
-//! Values that are promised: a thread that asks for operations goes on at once, and another one computes them in the order in which they were asked for.
+//! Values that are promised: a thread that asks for operations goes on at once, and another one computes them. Where the first one waits it computes, too: whoever is free takes the oldest operation whose
+//! operands are there, so that two that do not depend on each other are computed at the same time.
 //!
 //! Between two kernels lie the guest's own code, its calls, and the engine's checks and bookkeeping: a fifth of a step on small structures, during which processors had nothing to compute. A
-//! value that is promised is waited for where somebody looks at it, which for most is never. Whoever waits helps: with the kernel that is being computed, or by computing what comes next if nobody
-//! else does, so that nothing depends on another thread being there.
+//! value that is promised is waited for where somebody looks at it, which for most is never. Whoever waits helps, by computing what can be computed or with the kernel that is being computed, so that
+//! nothing depends on another thread being there.
 //!
 //! What cannot wait is done at once: checks, refusals, the counting of memory. So a caller cannot tell the difference, but by the time it takes: each kernel has the same operands, and gives the same bits. A
 //! kernel that panics leaves its panic in place of its value, for everything that is computed from it and for whoever looks at it.
@@ -11,18 +12,18 @@
 
 use std::any::Any;
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use crate::context::{self, Context, Stopped};
 use crate::kernel::helpers;
 
 /// So many operations are promised at most before the one who asks for more helps with them. Each takes a few hundred bytes that no quota counts.
 const MOST: usize = 512;
-/// So many times one that waits looks before it computes what a thread that is awake could: some ten microseconds. What one thread computes after the other is in its caches, and so is the memory that it has freed.
-const FIRST_LOOKS: usize = 16;
+/// One that can be computed is looked for among so many operations, the oldest.
+const WINDOW: usize = 32;
 
 /// A value that is there, or will be.
 pub(crate) struct Promised<T>(OnceLock<Result<T, Failure>>);
@@ -91,9 +92,12 @@ impl From<Box<dyn Any + Send>> for Failure {
 /// What was promised in a context and is to be computed.
 #[derive(Debug)]
 pub(crate) struct Queue {
-    sender: Sender<Operation>,
-    /// Whoever has it computes.
-    receiver: Mutex<Receiver<Operation>>,
+    /// Those that nobody has taken, in the order of asking.
+    operations: Mutex<VecDeque<Box<dyn Operation>>>,
+    /// How often one was promised or computed, which is when another one may be ready.
+    changes: AtomicUsize,
+    /// [`Self::changes`] when none was ready, so that it is not asked of each again and again.
+    unready: AtomicUsize,
     /// The operations that have been promised and not computed.
     pending: AtomicUsize,
     /// Whether a thread has been asked to compute, and has not left.
@@ -103,9 +107,16 @@ pub(crate) struct Queue {
     server: AtomicUsize,
 }
 
-struct Operation(Box<dyn FnOnce() + Send>);
+/// What is to be computed.
+pub(crate) trait Operation: Send {
+    /// Whether all that it needs is settled.
+    fn is_ready(&self) -> bool;
 
-impl std::fmt::Debug for Operation {
+    /// Computes it. MUST NOT panic, nor wait for what [`Self::is_ready`] does not speak of.
+    fn run(self: Box<Self>);
+}
+
+impl std::fmt::Debug for dyn Operation {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.debug_struct("Operation").finish_non_exhaustive()
     }
@@ -135,10 +146,10 @@ impl Drop for Engaged {
 
 impl Queue {
     pub(crate) fn new() -> Self {
-        let (sender, receiver) = channel();
         Self {
-            sender,
-            receiver: Mutex::new(receiver),
+            operations: Mutex::new(VecDeque::new()),
+            changes: AtomicUsize::new(0),
+            unready: AtomicUsize::new(0),
             pending: AtomicUsize::new(0),
             is_served: AtomicBool::new(false),
             promiser: AtomicUsize::new(0),
@@ -171,10 +182,14 @@ impl Queue {
         self.pending.load(Ordering::Relaxed) < MOST
     }
 
-    fn add(&self, operation: Operation) {
+    fn operations(&self) -> MutexGuard<'_, VecDeque<Box<dyn Operation>>> {
+        self.operations.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn add(&self, operation: Box<dyn Operation>) {
         self.pending.fetch_add(1, Ordering::SeqCst);
-        // The receiver lives as long as the sender.
-        let _ = self.sender.send(operation);
+        self.operations().push_back(operation);
+        self.changes.fetch_add(1, Ordering::Release);
         if !self.is_served.load(Ordering::SeqCst) {
             self.ask_for_server();
         }
@@ -197,18 +212,17 @@ impl Queue {
     pub(crate) fn wait(&self, is_there: impl Fn() -> bool) {
         let _engaged = Engaged::new();
         let mut helper = helpers::Helper::new(1);
-        let mut looks = 0;
         while !is_there() {
-            let is_for_server = self.server.load(Ordering::Relaxed) != 0 && looks < FIRST_LOOKS;
-            if !is_for_server && self.compute(&is_there) {
+            if self.compute(&is_there) {
                 continue;
             }
-            // Somebody else computes, or is about to.
-            looks += 1;
+            // Somebody else computes what is needed.
             let has_helped = helper.looks(&is_there);
             if !has_helped && rayon::yield_now() != Some(rayon::Yield::Executed) {
                 std::thread::yield_now();
             }
+            // What is needed may have been promised in another context, where nobody says so when it is computed.
+            self.unready.store(usize::MAX, Ordering::Relaxed);
         }
         if self.is_pending() && !self.is_served.load(Ordering::SeqCst) {
             self.ask_for_server();
@@ -222,20 +236,30 @@ impl Queue {
         }
     }
 
-    /// Computes what is promised, in order, until there is no more or `is_enough`. False if nothing was computed: there is nothing, or somebody else does.
+    /// Takes the oldest operation that can be computed.
+    fn next(&self) -> Option<Box<dyn Operation>> {
+        let changes = self.changes.load(Ordering::Acquire);
+        if changes == self.unready.load(Ordering::Relaxed) {
+            return None;
+        }
+        let mut operations = self.operations();
+        let ready = operations.iter().take(WINDOW).position(|operation| operation.is_ready());
+        if ready.is_none() {
+            self.unready.store(changes, Ordering::Relaxed);
+        }
+        operations.remove(ready?)
+    }
+
+    /// Computes what can be computed until there is no more or `is_enough`. False if nothing was computed: there is nothing, or somebody else is at what it needs.
     fn compute(&self, is_enough: impl Fn() -> bool) -> bool {
-        if self.pending.load(Ordering::Acquire) == 0 {
+        if !self.is_pending() {
             return false;
         }
-        let operations = match self.receiver.try_lock() {
-            Ok(operations) => operations,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return false,
-        };
         let _engaged = Engaged::new();
         let mut has_computed = false;
-        while let Ok(Operation(work)) = operations.try_recv() {
-            work();
+        while let Some(operation) = self.next() {
+            operation.run();
+            self.changes.fetch_add(1, Ordering::Release);
             self.pending.fetch_sub(1, Ordering::SeqCst);
             has_computed = true;
             if is_enough() {
@@ -246,14 +270,14 @@ impl Queue {
     }
 }
 
-/// Promises in the context in force that `work`, which does not panic, will be done after everything that was promised before.
-pub(crate) fn promise(work: impl FnOnce() + Send + 'static) {
+/// Promises in the context in force that this operation will be computed when all that it needs, which was promised there before, is settled.
+pub(crate) fn promise(operation: impl Operation + 'static) {
     if !context::current(|context| context.queue().has_room()) {
         // Nothing of this thread's may be borrowed by one who waits, and may take up something else.
         let context = Context::in_force();
         context.queue().wait(|| context.queue().has_room());
     }
-    context::current(|context| context.queue().add(Operation(Box::new(work))));
+    context::current(|context| context.queue().add(Box::new(operation)));
 }
 
 /// Computes what is promised in this context until nothing has been for a while.
@@ -291,25 +315,75 @@ mod tests {
         })
     }
 
+    /// An operation for tests: what it needs, and what it does.
+    struct Task<R, W>(R, W);
+
+    impl<R: Fn() -> bool + Send, W: FnOnce() + Send> Operation for Task<R, W> {
+        fn is_ready(&self) -> bool {
+            self.0()
+        }
+
+        fn run(self: Box<Self>) {
+            self.1();
+        }
+    }
+
     #[test]
-    fn promises_are_kept_in_order_by_one_thread_at_a_time() {
+    fn each_promise_is_kept_once_and_after_what_it_needs() {
         const COUNT: usize = 20_000;
-        let (order, turn) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicUsize::new(0)));
+        let sums: Arc<[Promised<usize>]> = (0..COUNT).map(|_| Promised::open()).collect();
+        // Each needs one that is near and one that may be far, or none.
+        let needs = |k: usize| match k % 5 {
+            0 => [None, None],
+            near => [Some(k - near), Some(k * k % k)].map(|need| need.filter(|&need| need < k)),
+        };
+        let sum =
+            |k: usize, sums: &[usize]| needs(k).into_iter().flatten().fold(k, |sum, need| sum.wrapping_add(sums[need]));
         within(|queue| {
             for k in 0..COUNT {
-                let (list, count) = (order.clone(), turn.clone());
-                promise(move || {
-                    list.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(k);
-                    count.fetch_add(1, Ordering::Relaxed);
-                });
+                let (known, settled) = (sums.clone(), sums.clone());
+                let is_ready = move || needs(k).into_iter().flatten().all(|need| known[need].is_settled());
+                let work = move || {
+                    let values = needs(k)
+                        .into_iter()
+                        .flatten()
+                        .map(|need| *settled[need].0.get().expect("it is settled").as_ref().ok().expect("a value"));
+                    settle([&settled[k]], || [values.fold(k, usize::wrapping_add)]);
+                };
+                promise(Task(is_ready, work));
                 assert!(queue.pending.load(Ordering::Relaxed) <= MOST);
                 if k % 701 == 0 {
-                    queue.wait(|| turn.load(Ordering::Relaxed) > k);
+                    sums[k].get();
                 }
             }
         });
-        let order = order.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        assert!(order.iter().copied().eq(0..COUNT));
+        let mut expected = Vec::new();
+        for k in 0..COUNT {
+            expected.push(sum(k, &expected));
+            assert_eq!(*sums[k].get(), expected[k]);
+        }
+    }
+
+    #[test]
+    fn what_does_not_depend_on_each_other_is_computed_at_the_same_time() {
+        let come = Arc::new(AtomicUsize::new(0));
+        within(|queue| {
+            let start = std::time::Instant::now();
+            for round in 1..=100 {
+                for _ in 0..2 {
+                    let come = come.clone();
+                    let meet = move || {
+                        come.fetch_add(1, Ordering::Relaxed);
+                        while come.load(Ordering::Relaxed) < 2 * round && start.elapsed().as_secs() < 60 {
+                            std::thread::yield_now();
+                        }
+                    };
+                    promise(Task(|| true, meet));
+                }
+                queue.finish();
+            }
+            assert!(start.elapsed().as_secs() < 60, "one waited for the other");
+        });
     }
 
     #[test]
@@ -318,11 +392,11 @@ mod tests {
         let [broken, depending, other] = promises.clone();
         within(|_| {
             let place = broken.clone();
-            promise(move || settle([&place], || resume_unwind(Box::new("it broke"))));
-            let place = depending.clone();
-            promise(move || settle([&place], || [broken.get() + 1]));
+            promise(Task(|| true, move || settle([&place], || resume_unwind(Box::new("it broke")))));
+            let (place, needed) = (depending.clone(), broken.clone());
+            promise(Task(move || needed.is_settled(), move || settle([&place], || [broken.get() + 1])));
             let place = other.clone();
-            promise(move || settle([&place], || [7]));
+            promise(Task(|| true, move || settle([&place], || [7])));
             assert_eq!(*other.get(), 7);
             for promise in [&promises[0], &promises[1], &promises[1]] {
                 let panic = catch_unwind(AssertUnwindSafe(|| *promise.get())).expect_err("there is no value");

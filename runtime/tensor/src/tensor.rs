@@ -17,7 +17,7 @@ use crate::context::{self, Context, DeviceFailed, Stopped, device_failed, record
 use crate::indices::Indices;
 use crate::kernel::fill::{Fill, repeated};
 use crate::memory::{self, Reservation};
-use crate::promise::{Promised, promise, settle};
+use crate::promise::{Operation, Promised, promise, settle};
 use crate::{DType, Device, Misuse};
 
 /// The largest rank of a tensor.
@@ -487,6 +487,34 @@ impl Tensor {
     }
 }
 
+/// An operation whose results, of so many bytes each, are promised.
+struct Awaited<R, const M: usize> {
+    values: [Arc<Value>; M],
+    inputs: SmallVec<[Tensor; 3]>,
+    shape: Sizes,
+    bytes: usize,
+    run: R,
+}
+
+impl<R, const M: usize> Operation for Awaited<R, M>
+where
+    R: FnOnce(&[&Tensor], &[usize]) -> [Elements; M] + Send,
+{
+    fn is_ready(&self) -> bool {
+        self.inputs.iter().all(|input| input.known_value().elements.is_settled())
+    }
+
+    fn run(self: Box<Self>) {
+        let Self { values, inputs, shape, bytes, run } = *self;
+        settle(values.each_ref().map(|value| &value.elements), || {
+            context::check_stopped();
+            let elements = run(&inputs.iter().collect::<SmallVec<[&Tensor; 3]>>(), &shape);
+            assert!(elements.iter().all(|elements| elements.is_of(bytes)), "{WRONG_COUNT}");
+            elements
+        });
+    }
+}
+
 /// A tensor but for its elements.
 struct Blank<'a> {
     device: &'a Device,
@@ -523,15 +551,7 @@ impl Blank<'_> {
         let values = tensors.each_ref().map(|tensor| tensor.known_value().clone());
         let inputs: SmallVec<[Tensor; 3]> = inputs.iter().map(|&input| input.clone()).collect();
         let shape = Sizes::from_slice(shape);
-        let work = move || {
-            settle(values.each_ref().map(|value| &value.elements), || {
-                context::check_stopped();
-                let elements = run(&inputs.iter().collect::<SmallVec<[&Tensor; 3]>>(), &shape);
-                assert!(elements.iter().all(|elements| elements.is_of(bytes)), "{WRONG_COUNT}");
-                elements
-            });
-        };
-        promise(work);
+        promise(Awaited { values, inputs, shape, bytes, run });
         tensors
     }
 

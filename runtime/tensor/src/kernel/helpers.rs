@@ -3,7 +3,7 @@
 //! Between two shared kernels of a step lie some microseconds. A thread that finds no work falls asleep within less than that, and to wake it takes as long as many
 //! a kernel. So whoever shares a kernel out has some others look for work for a while longer, and then much smaller kernels are worth sharing.
 //!
-//! Those that are awake look at one place, where whoever computes puts a kernel. Each of them begins with the same share of every kernel, so that what it reads is often what it has written,
+//! Those that are awake look at two places, as a run computes two operations at the same time at most (`promise.rs`), where whoever computes puts a kernel. Each of them begins with the same share of every kernel, so that what it reads is often what it has written,
 //! and takes from the others' shares when its own is done. A queue that threads steal from, and the calls of the system of those that wait at it, took a tenth of the time of PET's molecule.
 //!
 //! That is so while processors have nothing else to do. A thread that other programs have taken the processor from keeps the caller waiting for its part, so threads that notice it
@@ -46,7 +46,8 @@ static LAST: AtomicU64 = AtomicU64::new(0);
 static BUSY_UNTIL: AtomicU64 = AtomicU64::new(0);
 /// The threads that look for work, or have been asked to.
 static AWAKE: AtomicUsize = AtomicUsize::new(0);
-static COUNTER: Counter = Counter::new();
+/// What finds both taken, by other runs or by kernels within kernels, is computed by its caller.
+static COUNTERS: [Counter; 2] = [const { Counter::new() }; 2];
 
 /// Calls `run` for each of `parts`, which have this many elements to compute together: in order, or on several threads at once if that is worth it. Results must not depend on which.
 pub(super) fn for_each<T: Send>(
@@ -67,12 +68,14 @@ pub(super) fn for_each<T: Send>(
         let mut group = group.lock().unwrap_or_else(PoisonError::into_inner);
         group.iter_mut().filter_map(Option::take).for_each(&run);
     };
-    let is_done = match sharing {
-        Sharing::Awake { threads } => COUNTER.share(groups.len(), threads, &|group| run(&groups[group])),
-        _ => false,
-    };
-    if !is_done {
-        groups.par_iter().for_each(run);
+    match sharing {
+        Sharing::Awake { threads } => {
+            let is_done = |counter: &Counter| counter.share(groups.len(), threads, &|group| run(&groups[group]));
+            if !COUNTERS.iter().any(is_done) {
+                groups.iter().for_each(run);
+            }
+        }
+        _ => groups.par_iter().for_each(run),
     }
 }
 
@@ -171,19 +174,21 @@ pub(crate) fn look_for_work(seat: usize, others: impl Fn() -> bool) {
 /// A thread that helps with kernels.
 pub(crate) struct Helper {
     seat: usize,
-    last_turn: Option<u64>,
+    /// At each counter.
+    last_turns: [Option<u64>; COUNTERS.len()],
 }
 
 impl Helper {
     /// One that begins with the share of this seat; the first one is 1.
     pub(crate) fn new(seat: usize) -> Self {
-        Self { seat, last_turn: None }
+        Self { seat, last_turns: [None; COUNTERS.len()] }
     }
 
     /// Looks for a kernel a few times, or for something else. Whether there was either.
     pub(crate) fn looks(&mut self, others: impl Fn() -> bool) -> bool {
         (0..LOOKS).any(|_| {
-            let has_helped = others() || COUNTER.help(self.seat, &mut self.last_turn);
+            let mut places = COUNTERS.iter().zip(&mut self.last_turns);
+            let has_helped = others() || places.any(|(counter, last_turn)| counter.help(self.seat, last_turn));
             if !has_helped {
                 hint::spin_loop();
             }
@@ -407,16 +412,18 @@ mod tests {
     }
 
     #[test]
-    fn a_kernel_that_finds_the_counter_taken_is_computed_all_the_same() {
+    fn a_kernel_that_finds_the_counters_taken_is_computed_all_the_same() {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().expect("two threads");
         pool.install(|| {
             let sum = AtomicUsize::new(0);
             for_each(SHARED, 0..10_usize, |outer| {
-                for_each(SHARED, 0..10_usize, |inner| {
-                    sum.fetch_add(10 * outer + inner, Ordering::Relaxed);
+                for_each(SHARED, 0..10_usize, |middle| {
+                    for_each(SHARED, 0..10_usize, |inner| {
+                        sum.fetch_add(100 * outer + 10 * middle + inner, Ordering::Relaxed);
+                    });
                 });
             });
-            assert_eq!(sum.into_inner(), 99 * 100 / 2);
+            assert_eq!(sum.into_inner(), 999 * 1000 / 2);
         });
     }
 
