@@ -16,8 +16,8 @@ const IN_BLOCKS: usize = 1 << 23;
 const LEAST: usize = 1 << 17;
 /// The most blocks. The left operand is brought into order once for each.
 const BLOCKS: usize = 16;
-/// Blocks have a multiple of these columns: two of the widest registers, of which each row of the library's tile then has as many as hide how long a sum takes.
-const COLUMNS: usize = 32;
+/// Blocks have a multiple of these columns: four of the widest registers, which the library's widest tiles have. Narrower blocks bring the left operand into order more often, and read rows of weights in shorter pieces.
+const COLUMNS: usize = 64;
 /// The most multiplications of one call of the library, which cannot be stopped: some hundredths of a second. Larger products are cut.
 const LARGEST: usize = 1 << 31;
 /// Up to this many multiplications a product of a batch is left to our own kernel, which begins at once.
@@ -225,8 +225,9 @@ mod tests {
     #[test]
     fn small_products_are_shared_out_where_it_pays() {
         assert_eq!(block(9 * 128 * 64, 64), 64);
-        assert_eq!(block(81 * 128 * 384, 384), 32);
-        assert_eq!(block(IN_BLOCKS, 40), 32);
+        assert_eq!(block(81 * 128 * 384, 384), 64);
+        assert_eq!(block(IN_BLOCKS, 100), 64);
+        assert_eq!(block(IN_BLOCKS, 40), 40);
         assert_eq!(block(IN_BLOCKS, 3), 3);
     }
 
