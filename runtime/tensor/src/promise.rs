@@ -332,23 +332,26 @@ mod tests {
     fn each_promise_is_kept_once_and_after_what_it_needs() {
         const COUNT: usize = 20_000;
         let sums: Arc<[Promised<usize>]> = (0..COUNT).map(|_| Promised::open()).collect();
+        let computed = Arc::new(AtomicUsize::new(0));
         // Each needs one that is near and one that is far, or none.
         let needs = |k: usize| match k % 5 {
             0 => [None, None],
             near => [Some(k - near / 2 - 1), Some(k / 3)],
         };
-        let sum =
-            |k: usize, sums: &[usize]| needs(k).into_iter().flatten().fold(k, |sum, need| sum.wrapping_add(sums[need]));
+        let sum = move |k: usize, value: &dyn Fn(usize) -> usize| {
+            needs(k).into_iter().flatten().fold(k, |sum, need| sum.wrapping_add(value(need)))
+        };
         within(|queue| {
             for k in 0..COUNT {
-                let (known, settled) = (sums.clone(), sums.clone());
+                let (known, settled, count) = (sums.clone(), sums.clone(), computed.clone());
                 let is_ready = move || needs(k).into_iter().flatten().all(|need| known[need].is_settled());
                 let work = move || {
-                    let values = needs(k)
-                        .into_iter()
-                        .flatten()
-                        .map(|need| *settled[need].0.get().expect("it is settled").as_ref().ok().expect("a value"));
-                    settle([&settled[k]], || [values.fold(k, usize::wrapping_add)]);
+                    count.fetch_add(1, Ordering::Relaxed);
+                    let value = |need: usize| {
+                        assert!(settled[need].is_settled(), "{k} came before {need}");
+                        *settled[need].get()
+                    };
+                    settle([&settled[k]], || [sum(k, &value)]);
                 };
                 promise(Task(is_ready, work));
                 assert!(queue.pending.load(Ordering::Relaxed) <= MOST);
@@ -359,9 +362,10 @@ mod tests {
         });
         let mut expected = Vec::new();
         for k in 0..COUNT {
-            expected.push(sum(k, &expected));
+            expected.push(sum(k, &|need| expected[need]));
             assert_eq!(*sums[k].get(), expected[k]);
         }
+        assert_eq!(computed.load(Ordering::Relaxed), COUNT);
     }
 
     #[test]

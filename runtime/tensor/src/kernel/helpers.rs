@@ -46,7 +46,7 @@ static LAST: AtomicU64 = AtomicU64::new(0);
 static BUSY_UNTIL: AtomicU64 = AtomicU64::new(0);
 /// The threads that look for work, or have been asked to.
 static AWAKE: AtomicUsize = AtomicUsize::new(0);
-/// What finds both taken, by other runs or by kernels within kernels, is computed by its caller.
+/// Where kernels are put. One that finds both taken, by other runs or by kernels within kernels, is computed by its caller.
 static COUNTERS: [Counter; 2] = [const { Counter::new() }; 2];
 
 /// Calls `run` for each of `parts`, which have this many elements to compute together: in order, or on several threads at once if that is worth it. Results must not depend on which.
