@@ -40,21 +40,30 @@ impl Adam {
         &self.moments
     }
 
-    /// Moves the parameters of `module` along `gradients`, which are in the order of its parameters.
-    pub fn step(&mut self, module: &mut impl Module, gradients: &[Tensor], learning_rate: f64) {
+    /// Moves the parameters of `module`, which are as [`Module::parameters`] gave them, along their gradients. Who asked for gradients has the
+    /// parameters at hand; to ask again would make a handle of each.
+    pub fn step(
+        &mut self,
+        module: &mut impl Module,
+        parameters: Vec<(String, Tensor)>,
+        gradients: &[Tensor],
+        learning_rate: f64,
+    ) {
         self.steps += 1;
-        let parameters = module.parameters();
-        for (name, parameter) in &parameters {
-            // a parameter that was not there before, as for a new target, begins without a memory
-            self.moments.entry(name.clone()).or_insert_with(|| {
-                let zeros = Tensor::zeros(&parameter.shape(), parameter.dtype());
-                (zeros.clone(), zeros)
-            });
-        }
+        let moments: Vec<(Tensor, Tensor)> = parameters
+            .iter()
+            .map(|(name, parameter)| {
+                // a parameter that was not there before, as for a new target, begins without a memory
+                self.moments.remove(name).unwrap_or_else(|| {
+                    let zeros = Tensor::zeros(&parameter.shape(), parameter.dtype());
+                    (zeros.clone(), zeros)
+                })
+            })
+            .collect();
         let values: Vec<&Tensor> = parameters.iter().map(|(_, parameter)| parameter).collect();
         let gradients: Vec<&Tensor> = gradients.iter().collect();
         let (first, second): (Vec<&Tensor>, Vec<&Tensor>) =
-            parameters.iter().map(|(name, _)| (&self.moments[name].0, &self.moments[name].1)).unzip();
+            moments.iter().map(|(first, second)| (first, second)).unzip();
         let options = optimizer::AdamOptions {
             learning_rate,
             beta1: 0.9,
@@ -64,14 +73,18 @@ impl Adam {
             decoupled: true,
             step: self.steps,
         };
-        let mut states =
-            optimizer::adam(&handles(&values), &handles(&gradients), &handles(&first), &handles(&second), options)
-                .into_iter();
-        module.visit(&mut |name, parameter| {
-            if let Some(state) = states.next() {
-                *parameter = Tensor::from_handle(state.parameter);
-                let moments = (Tensor::from_handle(state.first_moment), Tensor::from_handle(state.second_moment));
-                self.moments.insert(name.to_owned(), moments);
+        let states =
+            optimizer::adam(&handles(&values), &handles(&gradients), &handles(&first), &handles(&second), options);
+        let mut moved = Vec::new();
+        for ((name, _), state) in parameters.into_iter().zip(states) {
+            let moments = (Tensor::from_handle(state.first_moment), Tensor::from_handle(state.second_moment));
+            self.moments.insert(name, moments);
+            moved.push(Tensor::from_handle(state.parameter));
+        }
+        let mut moved = moved.into_iter();
+        module.visit(&mut |_, parameter| {
+            if let Some(value) = moved.next() {
+                *parameter = value;
             }
         });
     }

@@ -306,8 +306,10 @@ struct Order {
     atoms: Tensor,
     /// The sorted place of each atom that has one, in the order in which they were given.
     places: Tensor,
-    /// The sorted place of every atom, if it has one.
-    all_places: Vec<Option<usize>>,
+    /// The number of sorted places.
+    count: usize,
+    /// The sorted place of every atom, or `count` if it has none.
+    all_places: Vec<usize>,
 }
 
 /// The pairs that begin with an atom that has a place in an [`Order`]: by that place, and those of one atom by the species of the other one.
@@ -315,7 +317,7 @@ struct SortedPairs {
     /// `[pairs, 3]`.
     vectors: Tensor,
     /// The place of the first atom, times the number of species, plus the species of the second one.
-    keys: Vec<usize>,
+    keys: Vec<i64>,
 }
 
 impl Order {
@@ -325,12 +327,13 @@ impl Order {
         let given: Vec<i64> = selected.map_or_else(|| (0..species.len() as i64).collect(), <[i64]>::to_vec);
         let mut atoms = given.clone();
         atoms.sort_by_key(|&atom| species[atom as usize]);
-        let mut all_places = vec![None; species.len()];
+        let count = atoms.len();
+        let mut all_places = vec![count; species.len()];
         for (place, &atom) in atoms.iter().enumerate() {
-            all_places[atom as usize] = Some(place);
+            all_places[atom as usize] = place;
         }
-        let places = given.iter().filter_map(|&atom| all_places[atom as usize].map(|place| place as i64)).collect();
-        Order { species, atoms: row(atoms), places: row(places), all_places }
+        let places = given.iter().map(|&atom| all_places[atom as usize] as i64).collect();
+        Order { species, atoms: row(atoms), places: row(places), count, all_places }
     }
 
     /// Rows of atoms, sorted.
@@ -347,22 +350,22 @@ impl Order {
     fn pairs(&self, neighbors: &Neighbors, species_count: usize) -> SortedPairs {
         let (first, second) = (neighbors.first.to_vec_i64(), neighbors.second.to_vec_i64());
         let key_of = |(&first, &second): (&i64, &i64)| {
-            let place = self.all_places[first as usize]?;
-            Some(place * species_count + self.species[second as usize] as usize)
+            self.all_places[first as usize] * species_count + self.species[second as usize] as usize
         };
-        let keys_of_pairs: Vec<Option<usize>> = first.iter().zip(&second).map(key_of).collect();
-        // Counting sort: where the pairs of each key begin, and then each pair in its turn.
-        let mut starts = vec![0; self.atoms.size(0) * species_count + 1];
-        keys_of_pairs.iter().flatten().for_each(|key| starts[key + 1] += 1);
+        let keys_of_pairs: Vec<usize> = first.iter().zip(&second).map(key_of).collect();
+        // Counting sort: where the pairs of each key begin, and then each pair in its turn. Those without a place come last.
+        let mut starts = vec![0; (self.count + 1) * species_count + 1];
+        keys_of_pairs.iter().for_each(|key| starts[key + 1] += 1);
         (1..starts.len()).for_each(|key| starts[key] += starts[key - 1]);
-        let count = starts[starts.len() - 1];
-        let (mut keys, mut pairs) = (vec![0; count], vec![0; count]);
+        let with_a_place = starts[self.count * species_count];
+        let (mut keys, mut pairs) = (vec![0; first.len()], vec![0; first.len()]);
         for (pair, key) in (0..).zip(keys_of_pairs) {
-            let Some(key) = key else { continue };
             let place = starts[key];
             starts[key] += 1;
-            (keys[place], pairs[place]) = (key, pair);
+            (keys[place], pairs[place]) = (key as i64, pair);
         }
+        keys.truncate(with_a_place);
+        pairs.truncate(with_a_place);
         SortedPairs { vectors: neighbors.vectors.select(0, &row(pairs)), keys }
     }
 }
@@ -418,14 +421,14 @@ impl SoapBpnn {
 
     /// As [`power_spectrum`](SoapBpnn::power_spectrum), of the atoms of `order` as they are sorted.
     fn sorted_power_spectrum(&self, systems: Systems<'_>, order: &Order) -> Result<Tensor> {
-        let atoms = order.atoms.size(0);
+        let atoms = order.count;
         let species_count = self.atomic_types.len();
         let SortedPairs { vectors, keys } = order.pairs(&systems.neighbors(self.neighbor_lists()[0])?, species_count);
         let distances = (&vectors * &vectors).sum(&[1]).sqrt();
         let RadialTable { counts, lower, upper, coefficients } = &self.radial;
         let radial = distances.piecewise_polynomial(coefficients, *lower, *upper);
         let angular = vectors.solid_harmonics(counts.len() - 1);
-        let neighbors = self.channels_of_neighbors(&radial, &keys);
+        let neighbors = self.channels_of_neighbors(&radial, keys);
         let atoms_of_rows = self.atoms_of_rows(atoms);
         let mut spectra = Vec::with_capacity(counts.len());
         let mut start = 0;
@@ -452,13 +455,13 @@ impl SoapBpnn {
     }
 
     /// What the species of its second atom makes of a pair's radial functions.
-    fn channels_of_neighbors(&self, radial: &Tensor, keys: &[usize]) -> Channels {
-        let species_count = self.atomic_types.len();
+    fn channels_of_neighbors(&self, radial: &Tensor, keys: Vec<i64>) -> Channels {
+        let species_count = self.atomic_types.len() as i64;
         let Some(embeddings) = &self.embeddings else {
-            return Channels::Species(row(keys.iter().map(|&key| key as i64).collect()));
+            return Channels::Species(row(keys));
         };
-        let species = row(keys.iter().map(|key| (key % species_count) as i64).collect());
-        let centers = row(keys.iter().map(|key| (key / species_count) as i64).collect());
+        let species = row(keys.iter().map(|key| key % species_count).collect());
+        let centers = row(keys.iter().map(|key| key / species_count).collect());
         let (pairs, functions) = (radial.size(0), radial.size(1));
         let channels = embeddings.neighbor.forward(&species).reshape(&[pairs, 1, LEARNED_CHANNELS]);
         let right = (radial.reshape(&[pairs, functions, 1]) * channels).reshape(&[pairs, functions * LEARNED_CHANNELS]);

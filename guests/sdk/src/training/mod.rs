@@ -370,13 +370,14 @@ impl<N: Network> GradientTrainer<N> {
                 sources[position].evaluate(model, &batch, transformations.as_ref(), true, self.reporting())?;
             let parameters = self.trained.of(&mut model.network).parameters();
             let reached = loss.detach();
-            let parameters: Vec<&Tensor> = parameters.iter().map(|(_, parameter)| parameter).collect();
-            let mut gradients = grad_and_release(vec![loss], &parameters);
+            let values: Vec<&Tensor> = parameters.iter().map(|(_, parameter)| parameter).collect();
+            let mut gradients = grad_and_release(vec![loss], &values);
             if let Some(maximum) = self.hypers.grad_clip_norm {
                 gradients = clip_gradients(gradients, maximum);
             }
             let learning_rate = schedule.rate(self.optimizer.steps());
-            self.optimizer.step(&mut self.trained.of(&mut model.network), &gradients, learning_rate);
+            let mut trained = self.trained.of(&mut model.network);
+            self.optimizer.step(&mut trained, parameters, &gradients, learning_rate);
             self.trained.after_step(&mut model.network);
             totals.add(&reached, terms);
             report::step(epoch, self.hypers.num_epochs, done + 1, order.len());
