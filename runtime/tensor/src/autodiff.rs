@@ -4,6 +4,7 @@
 //! itself made of operations: with `create_graph` they are recorded, and the gradient can be differentiated again.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::hash::{BuildHasherDefault, Hasher};
 
 use smallvec::SmallVec;
 
@@ -84,7 +85,7 @@ pub(crate) struct Step<'a> {
     pub(crate) inputs: &'a [Tensor],
     pub(crate) output: &'a Tensor,
     pub(crate) gradient: &'a Tensor,
-    wanted: &'a HashSet<u64>,
+    wanted: &'a Ids,
 }
 
 impl Step<'_> {
@@ -180,8 +181,8 @@ fn gradients(
     check(operation, &outputs, inputs, output_gradients)?;
     let (_scope, stop) = (RecordingScope::set(create_graph), Stop::current());
     let wanted = nodes_between(&outputs, inputs, &stop);
-    let targets: HashSet<u64> = inputs.iter().map(|input| input.node.id).collect();
-    let mut found: HashMap<u64, Tensor> = HashMap::new();
+    let targets: Ids = inputs.iter().map(|input| input.node.id).collect();
+    let mut found: HashMap<u64, Tensor, BuildHasherDefault<IdHasher>> = HashMap::default();
     // The largest number first: by the time a node is reached, everything computed from it has been.
     let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
     for (k, output) in outputs.iter().enumerate().filter(|(_, output)| wanted.contains(&output.node.id)) {
@@ -328,23 +329,47 @@ fn added(sum: Option<Tensor>, gradient: Tensor) -> Result<Tensor, Misuse> {
     }
 }
 
+/// Numbers of nodes. The engine counts them out, so that nobody can have them collide, and a multiplication spreads them.
+type Ids = HashSet<u64, BuildHasherDefault<IdHasher>>;
+
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn write_u64(&mut self, id: u64) {
+        // 2^64 over the golden ratio.
+        self.0 = id.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+
+    fn write(&mut self, _: &[u8]) {
+        unreachable!("a node's number is the only key");
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
 /// The nodes that lie on a path from an output back to an input; gradients of others are not computed.
-fn nodes_between(outputs: &[Tensor], inputs: &[&Tensor], stop: &Stop) -> HashSet<u64> {
-    let mut reached: BTreeMap<u64, &Node> = BTreeMap::new();
+fn nodes_between(outputs: &[Tensor], inputs: &[&Tensor], stop: &Stop) -> Ids {
+    let mut reached: Vec<&Node> = Vec::new();
+    let mut seen = Ids::default();
     let mut stack: Vec<&Node> = outputs.iter().map(|output| &*output.node).collect();
     while let Some(node) = stack.pop() {
         stop.check();
-        if node.tracked && reached.insert(node.id, node).is_none() {
+        if node.tracked && seen.insert(node.id) {
+            reached.push(node);
             stack.extend(node.origin.iter().flat_map(|origin| origin.inputs.iter().map(|input| &*input.node)));
         }
     }
-    let targets: HashSet<u64> = inputs.iter().map(|input| input.node.id).collect();
-    let mut wanted = HashSet::new();
     // In the order of creation, so that inputs are decided before what was computed from them.
-    for (&id, node) in &reached {
+    reached.sort_unstable_by_key(|node| node.id);
+    let targets: Ids = inputs.iter().map(|input| input.node.id).collect();
+    let mut wanted = Ids::default();
+    for node in reached {
         let leads = |origin: &Origin| origin.inputs.iter().any(|input| wanted.contains(&input.node.id));
-        if targets.contains(&id) || node.origin.as_ref().is_some_and(leads) {
-            wanted.insert(id);
+        if targets.contains(&node.id) || node.origin.as_ref().is_some_and(leads) {
+            wanted.insert(node.id);
         }
     }
     wanted
