@@ -365,7 +365,9 @@ fn nodes_between(outputs: &[Tensor], inputs: &[&Tensor], stop: &Stop) -> Ids {
     // In the order of creation, so that inputs are decided before what was computed from them.
     reached.sort_unstable_by_key(|node| node.id);
     let targets: Ids = inputs.iter().map(|input| input.node.id).collect();
-    let mut wanted = Ids::default();
+    // It has grown to the size.
+    let mut wanted = seen;
+    wanted.clear();
     for node in reached {
         let leads = |origin: &Origin| origin.inputs.iter().any(|input| wanted.contains(&input.node.id));
         if targets.contains(&node.id) || node.origin.as_ref().is_some_and(leads) {
