@@ -227,7 +227,7 @@ impl Session {
             models.call_forward(store, model.0, borrowed, &requested, selected.as_ref())
         });
         if self.is_alive() {
-            self.host(|state| Ok(state.table.delete(handle)?))?;
+            self.host(|state| Ok(state.handles.take(handle)?))?;
         }
         let maps = answer?;
         let maps: Vec<Map> = self.host(|state| maps.into_iter().map(|map| state.receive_map(map)).collect())?;

@@ -16,7 +16,7 @@ impl State {
         let tensors = given
             .tensors
             .into_iter()
-            .map(|named| Ok((named.name, self.table.delete(named.value)?)))
+            .map(|named| Ok((named.name, self.handles.take(named.value)?)))
             .collect::<Result<_>>()?;
         let checkpoint = Checkpoint {
             model_version: given.model_version,
@@ -57,13 +57,13 @@ impl checkpoint::HostCheckpointFolder for State {
         name: String,
         given: checkpoint::Checkpoint,
     ) -> Result<std::result::Result<(), String>> {
-        self.table.get(&folder)?;
+        self.handles.get(&folder)?;
         let received = self.receive_checkpoint(given)?;
         Ok(check_name(&name).and(received).and_then(|checkpoint| self.reporter.save_checkpoint(&name, checkpoint)))
     }
 
     fn drop(&mut self, folder: Resource<CheckpointFolder>) -> Result<()> {
-        self.table.delete(folder)?;
+        self.handles.take(folder)?;
         Ok(())
     }
 }

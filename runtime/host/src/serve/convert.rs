@@ -248,14 +248,14 @@ impl State {
             .map(|gradient| {
                 Ok(GradientBlock {
                     parameter: gradient.parameter,
-                    values: self.table.delete(gradient.values)?,
+                    values: self.handles.take(gradient.values)?,
                     samples: gradient.samples.into(),
                     components: labels(gradient.components),
                 })
             })
             .collect::<Result<_>>()?;
         Ok(TensorBlock {
-            values: self.table.delete(block.values)?,
+            values: self.handles.take(block.values)?,
             samples: block.samples.into(),
             components: labels(block.components),
             properties: block.properties.into(),

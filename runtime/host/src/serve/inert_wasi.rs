@@ -10,7 +10,7 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{Component, ComponentType, Lift, Linker, LinkerInstance, Lower, Resource, ResourceType};
 use wasmtime::{Error, Result, StoreContextMut};
 
-use super::{State, limit};
+use super::{Other, State, limit};
 use crate::service::report::{Level, Reporter};
 
 /// The packages of WASI 0.2. Others (`wasi:nn`, for one) promise work rather than a surrounding, and doing nothing is no answer to that.
@@ -77,6 +77,14 @@ struct InputStream;
 struct Pollable;
 /// A resource that nobody is ever given: a descriptor, a socket, an error.
 struct Nothing;
+
+impl Other for OutputStream {}
+
+impl Other for InputStream {}
+
+impl Other for Pollable {}
+
+impl Other for Nothing {}
 
 /// As `wasi:io/streams` declares it, though nothing here fails.
 #[derive(ComponentType, Lift, Lower)]
@@ -164,7 +172,7 @@ impl State {
                 .checked_sub(bytes.len() as u64)
                 .ok_or_else(|| limit("disk_bytes", format!("it would write more than {most} bytes")))?;
         }
-        let (line, level) = match self.table.get(stream)? {
+        let (line, level) = match self.handles.get(stream)? {
             OutputStream::Output => (&mut self.inert_wasi.output, Level::Info),
             OutputStream::Errors => (&mut self.inert_wasi.errors, Level::Warning),
         };
@@ -232,9 +240,9 @@ impl Kind {
     }
 
     fn add_to_linker(self, linker: &mut LinkerInstance<'_, State>, name: &str) -> Result<()> {
-        fn add<T: Send + 'static>(linker: &mut LinkerInstance<'_, State>, name: &str) -> Result<()> {
+        fn add<T: Other>(linker: &mut LinkerInstance<'_, State>, name: &str) -> Result<()> {
             linker.resource(name, ResourceType::host::<T>(), |mut store: StoreContextMut<'_, State>, handle| {
-                store.data_mut().table.delete(Resource::<T>::new_own(handle))?;
+                store.data_mut().handles.take(Resource::<T>::new_own(handle))?;
                 Ok(())
             })
         }

@@ -5,6 +5,7 @@
 mod checkpoint;
 pub(crate) mod convert;
 mod data;
+mod handles;
 pub(crate) mod inert_wasi;
 pub(crate) mod neural_network;
 mod operations;
@@ -16,9 +17,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use kilnbox_tensor::context::{DeviceFailed, Stopped};
 use kilnbox_tensor::random::Random;
 use kilnbox_tensor::{Device, Misuse, Tensor};
-use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
+use wasmtime::component::{HasSelf, Linker, Resource};
 use wasmtime::{ResourceLimiter, Result};
 
+use self::handles::{Handled, Handles, Other};
 use self::inert_wasi::InertWasi;
 use self::neural_network::NeuralNetworks;
 use crate::error::{DeviceLost, HostPanic, LimitReached, TimeIsUp, panic_message, printable};
@@ -47,9 +49,11 @@ pub(crate) mod bindings {
 /// The permission to keep checkpoints; there is nothing to it but having it.
 pub struct CheckpointFolder;
 
+impl Other for CheckpointFolder {}
+
 /// What one instance, of an architecture or of a client, may touch.
 pub(crate) struct State {
-    pub(crate) table: ResourceTable,
+    pub(crate) handles: Handles,
     pub(crate) device: Device,
     pub(crate) random: Random,
     pub(crate) reporter: Reporter,
@@ -63,10 +67,8 @@ pub(crate) struct State {
 
 impl State {
     pub(crate) fn new(device: Device, seed: u64, reporter: Reporter, limits: Limits) -> Self {
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(usize::try_from(limits.handles).unwrap_or(usize::MAX));
         Self {
-            table,
+            handles: Handles::new(usize::try_from(limits.handles).unwrap_or(usize::MAX)),
             device,
             random: Random::new(seed),
             reporter,
@@ -91,7 +93,7 @@ impl State {
 
     /// The value behind a handle.
     pub(crate) fn tensor(&self, handle: &Resource<Tensor>) -> Result<&Tensor> {
-        Ok(self.table.get(handle)?)
+        Ok(self.handles.get(handle)?)
     }
 
     /// The values behind handles.
@@ -100,9 +102,9 @@ impl State {
     }
 
     /// A handle for a value.
-    pub(crate) fn hand_out<T: Send + 'static>(&mut self, value: T) -> Result<Resource<T>> {
+    pub(crate) fn hand_out<T: Handled>(&mut self, value: T) -> Result<Resource<T>> {
         let most = self.limits.handles;
-        self.table.push(value).map_err(|_| limit("handles", format!("it would hold more than {most} handles")))
+        self.handles.push(value).map_err(|_| limit("handles", format!("it would hold more than {most} handles")))
     }
 
     /// Checks that `bytes` may be copied to the guest, before they are gathered: what it may send, the engine checks by itself.

@@ -10,7 +10,7 @@ use self::bindings::wasi::nn::errors::ErrorCode;
 use self::bindings::wasi::nn::graph::{ExecutionTarget, GraphEncoding};
 use self::bindings::wasi::nn::tensor::TensorType;
 use self::bindings::wasi::nn::{errors, graph, inference, tensor};
-use super::{State, limit};
+use super::{Other, State, limit};
 use crate::service::graph::{DESCRIPTION, ElementType, Failure, FailureCode, Graph, GraphTensor, shown};
 
 /// The interfaces that a client may import, with the version that clients are built for: a preliminary one fits itself only.
@@ -93,9 +93,15 @@ impl NeuralNetworks {
 }
 
 /// What the client holds, and with it what it takes.
-trait Held: Send + 'static {
+trait Held: Other {
     fn bytes(&self) -> u64;
 }
+
+impl Other for GraphName {}
+
+impl Other for GraphTensor {}
+
+impl Other for Failure {}
 
 impl Held for GraphTensor {
     fn bytes(&self) -> u64 {
@@ -122,7 +128,7 @@ impl State {
     }
 
     fn give_back<T: Held>(&mut self, handle: Resource<T>) -> Result<T> {
-        let value = self.table.delete(handle)?;
+        let value = self.handles.take(handle)?;
         self.neural_networks.bytes = self.neural_networks.bytes.saturating_sub(value.bytes());
         Ok(value)
     }
@@ -140,17 +146,17 @@ impl tensor::HostTensor for State {
     }
 
     fn dimensions(&mut self, handle: Resource<GraphTensor>) -> Result<Vec<u32>> {
-        let dimensions = &self.table.get(&handle)?.dimensions;
+        let dimensions = &self.handles.get(&handle)?.dimensions;
         self.check_copy(4 * dimensions.len())?;
         Ok(dimensions.clone())
     }
 
     fn ty(&mut self, handle: Resource<GraphTensor>) -> Result<TensorType> {
-        Ok(self.table.get(&handle)?.element_type.into())
+        Ok(self.handles.get(&handle)?.element_type.into())
     }
 
     fn data(&mut self, handle: Resource<GraphTensor>) -> Result<Vec<u8>> {
-        let data = &self.table.get(&handle)?.data;
+        let data = &self.handles.get(&handle)?.data;
         self.check_copy(data.len())?;
         Ok(data.clone())
     }
@@ -186,12 +192,12 @@ impl graph::HostGraph for State {
         &mut self,
         handle: Resource<GraphName>,
     ) -> Result<std::result::Result<Resource<GraphName>, Resource<Failure>>> {
-        let graph = *self.table.get(&handle)?;
+        let graph = *self.handles.get(&handle)?;
         Ok(Ok(self.hand_out(graph)?))
     }
 
     fn drop(&mut self, handle: Resource<GraphName>) -> Result<()> {
-        self.table.delete(handle)?;
+        self.handles.take(handle)?;
         Ok(())
     }
 }
@@ -204,7 +210,7 @@ impl inference::HostGraphExecutionContext for State {
         handle: Resource<GraphName>,
         inputs: Vec<(String, Resource<GraphTensor>)>,
     ) -> Result<std::result::Result<Vec<(String, Resource<GraphTensor>)>, Resource<Failure>>> {
-        let graph = *self.table.get(&handle)?;
+        let graph = *self.handles.get(&handle)?;
         let inputs = inputs.into_iter().map(|(name, handle)| Ok((name, self.give_back(handle)?)));
         let inputs: Vec<(String, GraphTensor)> = inputs.collect::<Result<_>>()?;
         match self.neural_networks.compute(graph, inputs) {
@@ -217,7 +223,7 @@ impl inference::HostGraphExecutionContext for State {
     }
 
     fn drop(&mut self, handle: Resource<GraphName>) -> Result<()> {
-        self.table.delete(handle)?;
+        self.handles.take(handle)?;
         Ok(())
     }
 }
@@ -226,11 +232,11 @@ impl errors::Host for State {}
 
 impl errors::HostError for State {
     fn code(&mut self, handle: Resource<Failure>) -> Result<ErrorCode> {
-        Ok(self.table.get(&handle)?.code.into())
+        Ok(self.handles.get(&handle)?.code.into())
     }
 
     fn data(&mut self, handle: Resource<Failure>) -> Result<String> {
-        Ok(self.table.get(&handle)?.message.clone())
+        Ok(self.handles.get(&handle)?.message.clone())
     }
 
     fn drop(&mut self, handle: Resource<Failure>) -> Result<()> {

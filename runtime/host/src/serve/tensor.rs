@@ -87,7 +87,7 @@ impl contract::tensor::HostTensor for State {
     }
 
     fn drop(&mut self, tensor: Handle) -> Result<()> {
-        self.table.delete(tensor)?;
+        self.handles.take(tensor)?;
         Ok(())
     }
 }
@@ -125,7 +125,7 @@ impl contract::autodiff::Host for State {
         inputs: Vec<Handle>,
         output_gradients: Vec<Handle>,
     ) -> Result<Vec<Handle>> {
-        let outputs = outputs.into_iter().map(|output| self.table.delete(output)).collect::<Result<_, _>>()?;
+        let outputs = outputs.into_iter().map(|output| self.handles.take(output)).collect::<Result<_, _>>()?;
         let gradients = guarded(|| {
             Ok(autodiff::grad_and_release(outputs, &self.tensors(&inputs)?, &self.tensors(&output_gradients)?)?)
         })?;
