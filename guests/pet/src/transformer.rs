@@ -3,8 +3,10 @@
 //! An atom has one token for itself and one for each of its edges. Tokens are the rows of one matrix, those of the atoms first and those of the edges below them;
 //! nothing is padded, whatever the number of neighbours.
 
+use std::cell::RefCell;
+
 use kilnbox_sdk::info::DType;
-use kilnbox_sdk::layers::{Embedding, LayerNorm, Linear, Module, Norm, RmsNorm, Visit};
+use kilnbox_sdk::layers::{AfterNorm, Embedding, LayerNorm, Linear, Module, Norm, RmsNorm, Visit, is_constant};
 use kilnbox_sdk::tensor::{Segments, Tensor};
 
 use crate::edges::Edges;
@@ -47,6 +49,7 @@ pub struct FeedForward {
     input: Linear,
     output: Linear,
     activation: FeedForwardActivation,
+    after_norm: AfterNorm,
 }
 
 impl FeedForward {
@@ -58,6 +61,7 @@ impl FeedForward {
             input: Linear::new(inputs, width, true, dtype),
             output: Linear::new(hidden, outputs, true, dtype),
             activation,
+            after_norm: AfterNorm::default(),
         }
     }
 
@@ -73,9 +77,9 @@ impl FeedForward {
         self.after_input(&self.input.forward(x))
     }
 
-    /// `self.forward(norm.forward(x))`.
+    /// `self.forward(norm.forward(x))`, always with the same norm.
     pub fn forward_normalised(&self, x: &Tensor, norm: &Norm) -> Tensor {
-        self.after_input(&self.input.forward_normalised(x, norm))
+        self.after_input(&self.after_norm.forward(&self.input, norm, x))
     }
 
     fn after_input(&self, x: &Tensor) -> Tensor {
@@ -88,6 +92,7 @@ impl FeedForward {
 
 impl Module for FeedForward {
     fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.after_norm.forget();
         self.input.visit_in("w_in", visit);
         self.output.visit_in("w_out", visit);
     }
@@ -99,6 +104,7 @@ struct Attention {
     output: Linear,
     heads: usize,
     scale: f64,
+    after_norm: AfterNorm,
 }
 
 impl Attention {
@@ -109,10 +115,20 @@ impl Attention {
             output: Linear::new(hypers.d_pet, hypers.d_pet, true, dtype),
             heads: hypers.num_heads,
             scale: 1.0 / ((width as f64).sqrt() * hypers.attention_temperature),
+            after_norm: AfterNorm::default(),
         }
     }
 
-    /// What `input` made of each token, to what its atom's tokens tell it.
+    /// Each token to what its atom's tokens tell it.
+    fn forward(&self, x: &Tensor, tokens: &Tokens) -> Tensor {
+        self.after_input(&self.input.forward(x), tokens)
+    }
+
+    /// `self.forward(norm.forward(x))`, always with the same norm.
+    fn forward_normalised(&self, x: &Tensor, norm: &Norm, tokens: &Tokens) -> Tensor {
+        self.after_input(&self.after_norm.forward(&self.input, norm, x), tokens)
+    }
+
     fn after_input(&self, packed: &Tensor, tokens: &Tokens) -> Tensor {
         let width = packed.size(1) / 3;
         let part = |k: usize| packed.slice(1, k * width..(k + 1) * width);
@@ -123,6 +139,7 @@ impl Attention {
 
 impl Module for Attention {
     fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.after_norm.forget();
         self.input.visit_in("input_linear", visit);
         self.output.visit_in("output_linear", visit);
     }
@@ -204,14 +221,14 @@ impl TransformerLayer {
         let x = Tensor::concatenate(&[&centers, edges], 0);
         let (centers, edges) = match self.transformer_type {
             TransformerType::Before => {
-                let packed = self.attention.input.forward_normalised(&x, &self.norm_attention);
-                let (centers, told) = tokens.split(&self.attention.after_input(&packed, tokens));
+                let told = self.attention.forward_normalised(&x, &self.norm_attention, tokens);
+                let (centers, told) = tokens.split(&told);
                 let edges = edges + told;
                 let update = self.feed_forward.forward_normalised(&edges, &self.norm_feed_forward);
                 (centers, edges + update)
             }
             TransformerType::After => {
-                let told = self.attention.after_input(&self.attention.input.forward(&x), tokens);
+                let told = self.attention.forward(&x, tokens);
                 let x = self.norm_attention.forward(&(x + told));
                 let x = self.norm_feed_forward.forward(&(&x + self.feed_forward.forward(&x)));
                 tokens.split(&x)
@@ -244,6 +261,19 @@ pub struct GnnLayer {
     neighbor_embedder: Option<Embedding>,
     compress: FeedForward,
     layers: Vec<TransformerLayer>,
+    /// Kept while it is constant.
+    of_weights: RefCell<Option<OfWeights>>,
+}
+
+/// What `compress` makes of what embeds an edge, before there are edges.
+struct OfWeights {
+    /// Of each of the four numbers of its geometry.
+    geometry: Tensor,
+    /// Of each species of its neighbour, biases included.
+    species: Tensor,
+    /// Of each number of its message, in layers that have some.
+    message: Option<Tensor>,
+    is_constant: bool,
 }
 
 impl GnnLayer {
@@ -256,6 +286,7 @@ impl GnnLayer {
             neighbor_embedder: (position > 0).then(|| Embedding::new(species, size, dtype)),
             compress: FeedForward::new([parts * size, size, size], FeedForwardActivation::Silu, dtype),
             layers: (0..hypers.num_attention_layers).map(|_| TransformerLayer::new(hypers, dtype)).collect(),
+            of_weights: RefCell::default(),
         }
     }
 
@@ -275,6 +306,21 @@ impl GnnLayer {
     /// `compress` of what is known of each edge: its embedded geometry, what is said of the neighbour's species, and its message, side by side. They are not put there: geometry has
     /// four numbers and there are few species, so what embeds them is multiplied with the weights first, and what is left for each edge is a product with its message.
     fn tokens_of_edges(&self, messages: Option<&Tensor>, species: &Embedding, edges: &Edges) -> Tensor {
+        let mut kept = self.of_weights.borrow_mut();
+        let of_weights = kept.get_or_insert_with(|| self.of_weights(species, messages.is_some()));
+        let known =
+            edges.geometry.linear(&of_weights.geometry, None) + of_weights.species.select(0, &edges.neighbor_species);
+        let tokens = self.compress.after_input(&match messages.zip(of_weights.message.as_ref()) {
+            Some((messages, weight)) => known + messages.linear(weight, None),
+            None => known,
+        });
+        if !of_weights.is_constant {
+            *kept = None;
+        }
+        tokens
+    }
+
+    fn of_weights(&self, species: &Embedding, has_messages: bool) -> OfWeights {
         let Linear { weight, bias } = &self.compress.input;
         let size = weight.size(1);
         let part = |position: usize| weight.slice(0, position * size..(position + 1) * size);
@@ -283,18 +329,17 @@ impl GnnLayer {
             Some(shift) => Some(shift.reshape(&[1, size]).linear(&of_geometry, bias.as_ref()).reshape(&[size])),
             None => bias.clone(),
         };
-        let of_geometry = self.edge_embedder.weight.linear(&of_geometry, None);
-        let of_species = species.weight.linear(&part(1), bias.as_ref());
-        let known = edges.geometry.linear(&of_geometry, None) + of_species.select(0, &edges.neighbor_species);
-        self.compress.after_input(&match messages {
-            Some(messages) => known + messages.linear(&part(2), None),
-            None => known,
-        })
+        let geometry = self.edge_embedder.weight.linear(&of_geometry, None);
+        let species = species.weight.linear(&part(1), bias.as_ref());
+        let message = has_messages.then(|| part(2));
+        let is_constant = is_constant([&geometry, &species].into_iter().chain(&message));
+        OfWeights { geometry, species, message, is_constant }
     }
 }
 
 impl Module for GnnLayer {
     fn visit(&mut self, visit: &mut Visit<'_>) {
+        self.of_weights.take();
         self.edge_embedder.visit_in("edge_embedder", visit);
         if let Some(embedder) = &mut self.neighbor_embedder {
             embedder.visit_in("neighbor_embedder", visit);

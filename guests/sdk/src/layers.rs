@@ -14,6 +14,7 @@
 //! }
 //! ```
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use crate::{
@@ -136,25 +137,27 @@ impl Linear {
         x.linear(&self.weight, self.bias.as_ref())
     }
 
-    /// `self.forward(norm.forward(x))`. Where there are more rows than outputs, the norm's scale and shift are multiplied into this layer:
-    /// `(x s + t) W + b = x (s W) + (t W + b)`. Then there are fewer weights than numbers in the rows, and none of them in the gradients by `x`.
+    /// `self.forward(norm.forward(x))`. Where there are more rows than outputs, the norm's scale and shift are multiplied into this layer. Then there
+    /// are fewer weights than numbers in the rows, and none of them in the gradients by `x`.
     pub fn forward_normalised(&self, x: &Tensor, norm: &Norm) -> Tensor {
-        let weight = &self.weight;
         let shape = x.shape();
         let rows = shape[..shape.len() - 1].iter().product();
-        if !pays_to_scale_weights(rows, weight.size(1)) {
+        if !pays_to_scale_weights(rows, self.weight.size(1)) {
             return self.forward(&norm.forward(x));
         }
+        self.with_norm(norm).forward(&norm.normalise(x))
+    }
+
+    /// The layer that does with normalised rows what this one does with rows after the norm: `(x s + t) W + b = x (s W) + (t W + b)`.
+    fn with_norm(&self, norm: &Norm) -> Linear {
+        let Linear { weight, bias } = self;
         let (scale, shift) = (norm.scale(), norm.shift());
-        let scaled = scale.reshape(&[scale.size(0), 1]) * weight;
+        let inputs = scale.size(0);
         let bias = match shift {
-            Some(shift) => {
-                let shifted = shift.reshape(&[1, scale.size(0)]).linear(weight, self.bias.as_ref());
-                Some(shifted.reshape(&[weight.size(1)]))
-            }
-            None => self.bias.clone(),
+            Some(shift) => Some(shift.reshape(&[1, inputs]).linear(weight, bias.as_ref()).reshape(&[weight.size(1)])),
+            None => bias.clone(),
         };
-        norm.normalise(x).linear(&scaled, bias.as_ref())
+        Linear { weight: scale.reshape(&[inputs, 1]) * weight, bias }
     }
 }
 
@@ -163,6 +166,39 @@ impl Module for Linear {
         self.weight.visit_in("weight", visit);
         self.bias.visit_in("bias", visit);
     }
+}
+
+/// A norm's scale and shift in the layer after it, kept while none of them is learned: then they are multiplied once, and rows and gradients by them
+/// never. For a layer that has always the same norm before it.
+///
+/// Whoever has one must [`forget`](AfterNorm::forget) when the layer is visited, which may replace its weights and the norm's.
+#[derive(Default)]
+pub struct AfterNorm(RefCell<Option<Linear>>);
+
+impl AfterNorm {
+    /// `layer.forward(norm.forward(x))`.
+    pub fn forward(&self, layer: &Linear, norm: &Norm, x: &Tensor) -> Tensor {
+        let mut kept = self.0.borrow_mut();
+        if kept.is_none()
+            && is_constant([&layer.weight, norm.scale()].into_iter().chain(&layer.bias).chain(norm.shift()))
+        {
+            *kept = Some(layer.with_norm(norm));
+        }
+        match &*kept {
+            Some(layer) => layer.forward(&norm.normalise(x)),
+            None => layer.forward_normalised(x, norm),
+        }
+    }
+
+    /// What is kept is computed anew when it is needed.
+    pub fn forget(&mut self) {
+        self.0.take();
+    }
+}
+
+/// Whether no gradients flow to these.
+pub fn is_constant<'a>(tensors: impl IntoIterator<Item = &'a Tensor>) -> bool {
+    !tensors.into_iter().any(Tensor::is_tracked)
 }
 
 /// Whether to multiply a norm's scale into the weights of a layer with so many outputs (all matrices together) is quicker than into its so many rows. Rows
