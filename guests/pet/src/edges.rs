@@ -49,7 +49,8 @@ impl Edges {
         let list = neighbor_list(hypers);
         let mut pairs = systems.neighbors(list)?;
         let mut reverse = systems.reverse_pairs(list)?;
-        let mut distances = distances(&pairs.vectors);
+        let mut squares = (&pairs.vectors * &pairs.vectors).sum_keeping(&[1]);
+        let mut distances = squares.sqrt().reshape(&[squares.size(0)]) + SMALLEST_SQUARE;
         let mut radius = Radius::Fixed(hypers.cutoff);
         if let Some(number) = hypers.num_neighbors_adaptive {
             let own = adaptive_radii(&distances, &pairs.first, atoms, number, hypers);
@@ -66,6 +67,7 @@ impl Edges {
                 shifts: pairs.shifts.select(0, &kept),
                 vectors: pairs.vectors.select(0, &kept),
             };
+            squares = squares.select(0, &kept);
             distances = distances.select(0, &kept);
             radius = Radius::OfEdges(shared.select(0, &kept));
         }
@@ -73,7 +75,7 @@ impl Edges {
             CutoffFunction::Bump => bump(&distances, &radius, hypers.cutoff_width),
             CutoffFunction::Cosine => cosine(&distances, &radius, hypers.cutoff_width),
         };
-        let lengths = ((&pairs.vectors * &pairs.vectors).sum_keeping(&[1]) + SMALLEST_SQUARE).sqrt();
+        let lengths = (squares + SMALLEST_SQUARE).sqrt();
         Ok(Edges {
             neighbor_species: species.select(0, &pairs.second),
             reverse,
@@ -89,11 +91,6 @@ impl Edges {
     pub fn sums(&self, messages: &Tensor, atoms: usize) -> Tensor {
         (messages * self.cutoff.reshape(&[self.cutoff.size(0), 1])).index_add(0, &self.centers, atoms)
     }
-}
-
-/// `|v|`, `[edges]`.
-fn distances(vectors: &Tensor) -> Tensor {
-    (vectors * vectors).sum(&[1]).sqrt() + SMALLEST_SQUARE
 }
 
 /// Where neighbours end.

@@ -14,7 +14,7 @@
 //! }
 //! ```
 
-use std::cell::RefCell;
+use std::cell::{RefCell, RefMut};
 use std::collections::BTreeMap;
 
 use crate::{
@@ -172,27 +172,54 @@ impl Module for Linear {
 /// never. For a layer that has always the same norm before it.
 ///
 /// Whoever has one must [`forget`](AfterNorm::forget) when the layer is visited, which may replace its weights and the norm's.
-#[derive(Default)]
-pub struct AfterNorm(RefCell<Option<Linear>>);
+pub struct AfterNorm<Layer = Linear>(RefCell<Option<Layer>>);
+
+impl<Layer> Default for AfterNorm<Layer> {
+    fn default() -> Self {
+        AfterNorm(RefCell::new(None))
+    }
+}
+
+impl<Layer> AfterNorm<Layer> {
+    /// What is kept is computed anew when it is needed.
+    pub fn forget(&mut self) {
+        self.0.take();
+    }
+
+    /// The layer with the norm in it, if `parts`, which it is made of, are constant.
+    fn kept<'a>(
+        &self,
+        parts: impl IntoIterator<Item = &'a Tensor>,
+        fold: impl FnOnce() -> Layer,
+    ) -> RefMut<'_, Option<Layer>> {
+        let mut kept = self.0.borrow_mut();
+        if kept.is_none() && is_constant(parts) {
+            *kept = Some(fold());
+        }
+        kept
+    }
+}
 
 impl AfterNorm {
     /// `layer.forward(norm.forward(x))`.
     pub fn forward(&self, layer: &Linear, norm: &Norm, x: &Tensor) -> Tensor {
-        let mut kept = self.0.borrow_mut();
-        if kept.is_none()
-            && is_constant([&layer.weight, norm.scale()].into_iter().chain(&layer.bias).chain(norm.shift()))
-        {
-            *kept = Some(layer.with_norm(norm));
-        }
-        match &*kept {
+        let parts = [&layer.weight, norm.scale()].into_iter().chain(&layer.bias).chain(norm.shift());
+        match &*self.kept(parts, || layer.with_norm(norm)) {
             Some(layer) => layer.forward(&norm.normalise(x)),
             None => layer.forward_normalised(x, norm),
         }
     }
+}
 
-    /// What is kept is computed anew when it is needed.
-    pub fn forget(&mut self) {
-        self.0.take();
+impl AfterNorm<SpeciesLinear> {
+    /// `mlp.forward(norm.forward(x, species), species)`.
+    pub fn forward(&self, mlp: &SpeciesMlp, norm: &SpeciesLayerNorm, x: &Tensor, species: &Tensor) -> Tensor {
+        let Some(first) = mlp.layers.first() else { return norm.forward(x, species) };
+        let parts = [&first.weight, &norm.scale, &norm.shift].into_iter().chain(&first.bias);
+        match &*self.kept(parts, || first.with_norm(norm)) {
+            Some(first) => mlp.after_first(first, &x.layer_norm(LAYER_NORM_EPSILON), species),
+            None => mlp.forward_normalised(x, norm, species),
+        }
     }
 }
 
@@ -230,6 +257,19 @@ impl SpeciesLinear {
         match &self.bias {
             Some(bias) => product + bias.select(0, species),
             None => product,
+        }
+    }
+
+    /// As [`Linear::with_norm`], for each species.
+    fn with_norm(&self, norm: &SpeciesLayerNorm) -> SpeciesLinear {
+        let (count, features) = (norm.scale.size(0), norm.scale.size(1));
+        let shift = norm.shift.contract_left(&self.weight, &Tensor::arange(count));
+        SpeciesLinear {
+            weight: &self.weight * norm.scale.reshape(&[count, features, 1]),
+            bias: Some(match &self.bias {
+                Some(bias) => shift + bias,
+                None => shift,
+            }),
         }
     }
 }
@@ -475,20 +515,18 @@ impl SpeciesMlp {
     /// `self.forward(norm.forward(x))`. Where there are more rows than outputs of all species, the norm's scale and shift are multiplied into the first
     /// layer, as in [`Linear::forward_normalised`].
     pub fn forward_normalised(&self, x: &Tensor, norm: &SpeciesLayerNorm, species: &Tensor) -> Tensor {
-        let Some((first, rest)) = self.layers.split_first() else { return norm.forward(x, species) };
-        let (count, features) = (norm.scale.size(0), norm.scale.size(1));
-        if !pays_to_scale_weights(x.size(0), count * first.weight.size(2)) {
+        let Some(first) = self.layers.first() else { return norm.forward(x, species) };
+        let shape = first.weight.shape();
+        if !pays_to_scale_weights(x.size(0), shape[0] * shape[2]) {
             return self.forward(&norm.forward(x, species), species);
         }
-        let weight = &first.weight * norm.scale.reshape(&[count, features, 1]);
-        let shift = norm.shift.contract_left(&first.weight, &Tensor::arange(count));
-        let product = x.layer_norm(LAYER_NORM_EPSILON).contract_left(&weight, species) + shift.select(0, species);
-        let product = match &first.bias {
-            Some(bias) => product + bias.select(0, species),
-            None => product,
-        };
-        let x = self.activation.apply(&product);
-        rest.iter().fold(x, |x, layer| self.activation.apply(&layer.forward(&x, species)))
+        self.after_first(&first.with_norm(norm), &x.layer_norm(LAYER_NORM_EPSILON), species)
+    }
+
+    /// What it makes of `x` with this layer in place of its first one.
+    fn after_first(&self, first: &SpeciesLinear, x: &Tensor, species: &Tensor) -> Tensor {
+        let layers = std::iter::once(first).chain(self.layers.iter().skip(1));
+        layers.fold(x.clone(), |x, layer| self.activation.apply(&layer.forward(&x, species)))
     }
 }
 

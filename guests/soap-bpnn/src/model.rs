@@ -21,7 +21,9 @@ use kilnbox_sdk::data::{Neighbors, Systems};
 use kilnbox_sdk::info::{
     DType, DatasetInfo, ModelOutput, NamedTarget, NeighborListOptions, TargetType, last_layer_features,
 };
-use kilnbox_sdk::layers::{Activation, Embedding, Module, SpeciesLayerNorm, SpeciesLinear, SpeciesMlp, Visit};
+use kilnbox_sdk::layers::{
+    Activation, AfterNorm, Embedding, Module, SpeciesLayerNorm, SpeciesLinear, SpeciesMlp, Visit,
+};
 use kilnbox_sdk::network::Network;
 use kilnbox_sdk::tensor::Tensor;
 use kilnbox_sdk::{Error, Result};
@@ -122,6 +124,7 @@ pub struct SoapBpnn {
     embeddings: Option<Embeddings>,
     norm: Option<SpeciesLayerNorm>,
     hidden: SpeciesMlp,
+    hidden_after_norm: AfterNorm<SpeciesLinear>,
     heads: BTreeMap<String, SpeciesMlp>,
     last_layers: BTreeMap<String, SpeciesLinear>,
 }
@@ -160,6 +163,7 @@ impl Module for SoapBpnn {
             embeddings.neighbor.visit_in("neighbor_embedding", visit);
             embeddings.center.visit_in("center_embedding", visit);
         }
+        self.hidden_after_norm.forget();
         self.norm.visit_in("norm", visit);
         self.hidden.visit_in("hidden", visit);
         self.heads.visit_in("heads", visit);
@@ -196,6 +200,7 @@ impl Network for SoapBpnn {
             embeddings,
             norm: hypers.bpnn.layernorm.then(|| SpeciesLayerNorm::new(networks, size, dtype)),
             hidden: SpeciesMlp::new(networks, &widths, false, Activation::Silu, dtype),
+            hidden_after_norm: AfterNorm::default(),
             heads: BTreeMap::new(),
             last_layers: BTreeMap::new(),
         };
@@ -274,7 +279,7 @@ impl SoapBpnn {
             x = x * embeddings.center.forward(&species);
         }
         let features = match &self.norm {
-            Some(norm) => self.hidden.forward_normalised(&x, norm, &networks),
+            Some(norm) => self.hidden_after_norm.forward(&self.hidden, norm, &x, &networks),
             None => self.hidden.forward(&x, &networks),
         };
         let after_head = |target: &str| match self.heads.get(target) {
