@@ -180,8 +180,8 @@ fn gradients(
 ) -> Result<Vec<Tensor>, Misuse> {
     check(operation, &outputs, inputs, output_gradients)?;
     let (_scope, stop) = (RecordingScope::set(create_graph), Stop::current());
-    let wanted = nodes_between(&outputs, inputs, &stop);
     let targets: Ids = inputs.iter().map(|input| input.node.id).collect();
+    let wanted = nodes_between(&outputs, &targets, &stop);
     let mut found: HashMap<u64, Tensor, BuildHasherDefault<IdHasher>> = HashMap::default();
     // The largest number first: by the time a node is reached, everything computed from it has been.
     let mut pending: BTreeMap<u64, Pending> = BTreeMap::new();
@@ -350,8 +350,8 @@ impl Hasher for IdHasher {
     }
 }
 
-/// The nodes that lie on a path from an output back to an input; gradients of others are not computed.
-fn nodes_between(outputs: &[Tensor], inputs: &[&Tensor], stop: &Stop) -> Ids {
+/// The nodes that lie on a path from an output back to a target; gradients of others are not computed.
+fn nodes_between(outputs: &[Tensor], targets: &Ids, stop: &Stop) -> Ids {
     let mut reached: Vec<&Node> = Vec::new();
     let mut seen = Ids::default();
     let mut stack: Vec<&Node> = outputs.iter().map(|output| &*output.node).collect();
@@ -364,7 +364,6 @@ fn nodes_between(outputs: &[Tensor], inputs: &[&Tensor], stop: &Stop) -> Ids {
     }
     // In the order of creation, so that inputs are decided before what was computed from them.
     reached.sort_unstable_by_key(|node| node.id);
-    let targets: Ids = inputs.iter().map(|input| input.node.id).collect();
     // It has grown to the size.
     let mut wanted = seen;
     wanted.clear();
