@@ -4,6 +4,7 @@
 //! the result is computed by one thread, in one order.
 
 pub(crate) mod activation;
+pub(crate) mod attend;
 pub(crate) mod attention;
 pub(crate) mod device;
 mod dot;
