@@ -359,14 +359,9 @@ impl Tensor {
         Ok(Self { node: Self::node(device, shape, *dtype, origin.is_some(), origin, bytes), value: self.value.clone() })
     }
 
-    /// Whether gradients may be asked for of what is computed from these.
-    pub(crate) fn are_recorded(inputs: &[&Self]) -> bool {
-        recording() && inputs.iter().any(|input| input.node.tracked)
-    }
-
     /// Where a result of this dtype comes from, if gradients may be asked for.
     fn origin(dtype: DType, inputs: &[&Self], reads: Reads, derivative: impl Derivative + 'static) -> Option<Origin> {
-        let is_tracked = dtype.is_float() && Self::are_recorded(inputs);
+        let is_tracked = dtype.is_float() && recording() && inputs.iter().any(|input| input.node.tracked);
         is_tracked.then(|| Origin {
             inputs: (0..inputs.len()).map(|k| inputs[k].kept(reads.keeps(k, inputs))).collect(),
             reads,

@@ -1,7 +1,5 @@
 //! Attention within segments: products of the rows of each segment with one another, and softmax over them.
 //!
-//! These are the parts that attention and its derivatives are made of; where no gradients will be asked for, all of it is one kernel ([`attend`](super::attend)).
-//!
 //! A *matrix of weights* has one entry for each head and each pair of rows of one segment. It is stored as one row of numbers: segment by segment,
 //! and within a segment `[heads, rows, rows]`, row-major. No entry is padding, however much the segments differ in size.
 
@@ -22,14 +20,14 @@ use crate::memory::Reservation;
 use crate::tensor::Elements;
 
 /// The most rows that are worked on together, which share what is read.
-pub(super) const ROWS: usize = HEIGHT;
+const ROWS: usize = HEIGHT;
 /// The numbers in each of these rows that are worked on together.
-pub(super) const WIDE: usize = 16;
+const WIDE: usize = 16;
 /// The same of narrow vectors in double precision, and where there are few.
-pub(super) const NARROW: usize = 8;
+const NARROW: usize = 8;
 
 /// Segments of so many rows need no memory of their own for where their rows lie.
-pub(super) const FEW: usize = 16;
+const FEW: usize = 16;
 
 /// The most bytes of a segment that are asked for before it is worked on, so that they have room beside those of the one before in the nearest cache.
 const AHEAD: usize = 8192;
@@ -70,16 +68,7 @@ impl Neighbourhoods {
         self.entries() as f64 / self.heads as f64 * features as f64
     }
 
-    pub(super) fn heads(&self) -> usize {
-        self.heads
-    }
-
-    /// The most rows of a segment.
-    pub(super) fn largest(&self) -> usize {
-        (0..self.segments()).map(|segment| self.size(segment)).max().unwrap_or(0)
-    }
-
-    pub(super) fn segments(&self) -> usize {
+    fn segments(&self) -> usize {
         self.starts.len() - 1
     }
 
@@ -92,12 +81,12 @@ impl Neighbourhoods {
     }
 
     /// The row at each place of a segment.
-    pub(super) fn rows(&self, segment: usize) -> impl Iterator<Item = usize> + '_ {
+    fn rows(&self, segment: usize) -> impl Iterator<Item = usize> + '_ {
         self.groups.rows(segment).map(|place| self.groups.row(place))
     }
 
     /// The `width` values of each row of a segment. Those of the next one are asked for: heads take pieces of all rows in turn, in which the processor does not see what comes.
-    pub(super) fn lines<'a, R>(&self, segment: usize, values: &'a [R], width: usize) -> SmallVec<[&'a [R]; FEW]> {
+    fn lines<'a, R>(&self, segment: usize, values: &'a [R], width: usize) -> SmallVec<[&'a [R]; FEW]> {
         let next = segment + 1;
         if next < self.segments() && self.size(next) * width * size_of::<R>() <= AHEAD {
             for row in self.rows(next) {
@@ -113,7 +102,7 @@ impl Neighbourhoods {
     }
 
     /// Rows of `width` numbers, each segment's filled on their own, in the order of its places.
-    pub(super) fn by_rows<R: Real>(
+    fn by_rows<R: Real>(
         &self,
         width: usize,
         work: usize,
@@ -146,7 +135,7 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
 
 /// Whether tiles of [`WIDE`] numbers in each row stay in the registers.
 #[inline(always)]
-pub(super) fn has_room<R>(vectors: Vectors) -> bool {
+fn has_room<R>(vectors: Vectors) -> bool {
     is_single::<R>() || vectors == Vectors::Wide
 }
 
@@ -349,7 +338,7 @@ fn across<R: Real, const HEIGHT: usize, const WIDTH: usize>(
 
 /// The rows of a segment in tiles of about the same height.
 #[inline(always)]
-pub(super) fn tiles(size: usize) -> impl Iterator<Item = Range<usize>> {
+fn tiles(size: usize) -> impl Iterator<Item = Range<usize>> {
     let height = size.div_ceil(size.div_ceil(ROWS).max(1)).max(1);
     (0..size).step_by(height).map(move |start| start..size.min(start + height))
 }

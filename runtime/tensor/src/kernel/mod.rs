@@ -4,7 +4,6 @@
 //! the result is computed by one thread, in one order.
 
 pub(crate) mod activation;
-pub(crate) mod attend;
 pub(crate) mod attention;
 pub(crate) mod device;
 mod dot;

@@ -2,7 +2,7 @@
 //!
 //! Like the operations of `segment`, it is made of the partial derivatives of one trilinear form,
 //! `sum over s, h, i, j, d of w[s, h, i, j] * x[i, h, d] * y[j, h, d]`, of `w` spread from values of rows, and of the softmax of `w`'s rows. Each of these is one
-//! kernel, and the derivative of each is made of the others, to any order. On a processor all of it is one kernel where no gradients will be asked for, which keeps no weights.
+//! kernel, and the derivative of each is made of the others, to any order.
 
 use std::sync::Arc;
 
@@ -10,7 +10,6 @@ use super::super::{check_indices, check_rank};
 use super::{FLOATS, check_dtypes, elementwise};
 use crate::autodiff::{Reads, gradients_by_parts};
 use crate::context::check_cost;
-use crate::kernel::attend;
 use crate::kernel::attention::{self as processor, Neighbourhoods};
 use crate::kernel::device::attention::{self as device, Classes};
 use crate::tensor::{Elements, check_devices, checked_bytes};
@@ -113,30 +112,8 @@ pub fn attention(
     check_devices(NAME, &queries.node.device, &[keys, values, bias])?;
     check_indices(NAME, segments, count)?;
     let of = Pairs::new(segments, count, heads, queries)?;
-    let inputs = [queries, keys, values, bias];
-    match &of {
-        Pairs::Processor(neighbourhoods) if queries.count() > 0 && !Tensor::are_recorded(&inputs) => {
-            at_once(inputs, scale, neighbourhoods)
-        }
-        _ => by_parts(inputs, scale, &of),
-    }
-}
-
-/// In one kernel, for results that no gradient flows through.
-fn at_once(inputs: [&Tensor; 4], scale: f64, of: &Arc<Neighbourhoods>) -> Result<Tensor, Misuse> {
-    let (shape, dtype) = (inputs[0].shape(), inputs[0].dtype());
-    // That of each of its products, as by parts.
-    check_cost(NAME, of.multiplications(shape[1]))?;
-    let (of, room) = (of.clone(), memory::reserve(NAME, attend::room(shape[1], dtype.size(), of))?);
-    Tensor::constant(NAME, shape, dtype, inputs, move |inputs, _| {
-        let _room = room;
-        attend::attention(inputs, scale, &of)
-    })
-}
-
-/// With weights, which derivatives read.
-fn by_parts([queries, keys, values, bias]: [&Tensor; 4], scale: f64, of: &Pairs) -> Result<Tensor, Misuse> {
-    mix(&softmax(&scores(queries, keys, of)?, bias, scale, of)?, values, of, false)
+    let weights = softmax(&scores(queries, keys, &of)?, bias, scale, &of)?;
+    mix(&weights, values, &of, false)
 }
 
 /// The form's derivative by `w`: products of the rows of `x` with those of `y`.
@@ -236,50 +213,4 @@ fn row_sums(weights: &Tensor, of: &Pairs) -> Result<Tensor, Misuse> {
     Tensor::compute(NAME, weights.shape(), weights.dtype(), [weights], run, Reads::Nothing, move |step| {
         step.gradients(&[&|g| row_sums(g, &within)])
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::Device;
-    use crate::context::Context;
-
-    #[test]
-    fn all_at_once_is_what_its_parts_are() -> Result<(), Misuse> {
-        let _entered = Context::new(usize::MAX, f64::INFINITY).enter();
-        let cpu = Device::cpu();
-        // Segments of each of these sizes and an empty one, in order or not, so that tiles, lanes and squares are whole or cut anywhere.
-        let sizes = [1, 2, 3, 0, 8, 9, 15, 16, 17, 20, 33];
-        let sorted: Vec<i64> =
-            (0..).zip(sizes).flat_map(|(segment, size)| std::iter::repeat_n(segment, size)).collect();
-        let rows = sorted.len();
-        // Coprime to the number of rows, so that each comes once.
-        let mixed: Vec<i64> = (0..rows).map(|row| sorted[row * 37 % rows]).collect();
-        assert_ne!(rows % 37, 0);
-        for (segments, width, dtype) in [&sorted, &mixed].into_iter().flat_map(|segments| {
-            let widths = [1, 3, 8, 12, 16, 20, 48];
-            widths
-                .into_iter()
-                .flat_map(move |width| [DType::Float32, DType::Float64].map(|dtype| (segments, width, dtype)))
-        }) {
-            let (heads, scale) = (2, 0.7);
-            let number = |k: usize| ((k * 7919) % 1009) as f64 / 500.0 - 1.0;
-            let tensor = |shape: &[usize], seed: usize| {
-                let values: Vec<f64> = (0..shape.iter().product()).map(|k| number(k + seed)).collect();
-                Tensor::from_float64(&cpu, shape, &values, dtype)
-            };
-            let shape = [rows, heads * width];
-            let inputs = [tensor(&shape, 1)?, tensor(&shape, 2)?, tensor(&shape, 3)?, tensor(&[rows], 4)?];
-            let segments = Tensor::from_int64(&cpu, &[rows], segments)?;
-            let [queries, keys, values, bias] = &inputs;
-            let found = attention(queries, keys, values, bias, &segments, sizes.len(), heads, scale)?;
-            let expected = by_parts(inputs.each_ref(), scale, &Pairs::new(&segments, sizes.len(), heads, queries)?)?;
-            // Sums of some tens of products of the order of one, in another order.
-            let tolerance = if dtype == DType::Float32 { 1e-5 } else { 2e-14 };
-            for (found, expected) in found.read_float64()?.iter().zip(&expected.read_float64()?) {
-                assert!((found - expected).abs() <= tolerance, "{width} {dtype}: {found} {expected}");
-            }
-        }
-        Ok(())
-    }
 }
