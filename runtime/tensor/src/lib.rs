@@ -27,6 +27,7 @@ pub mod context;
 mod device;
 mod dtype;
 mod indices;
+mod kept;
 mod kernel;
 pub mod memory;
 mod misuse;

@@ -48,6 +48,20 @@ impl Quota {
     pub fn limit(&self) -> usize {
         self.limit
     }
+
+    /// Counts `bytes` more, if there are no more than `most` then; else says how many there are.
+    fn reserve(self: Arc<Self>, bytes: usize, most: usize) -> Result<Reservation, usize> {
+        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
+        let Some(after) = before.checked_add(bytes).filter(|&after| after <= most) else {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(before);
+        };
+        // Mostly it is no new one, and looking costs less than asking for a place to write.
+        if after > self.peak.load(Ordering::Relaxed) {
+            self.peak.fetch_max(after, Ordering::Relaxed);
+        }
+        Ok(Reservation { quota: self, bytes })
+    }
 }
 
 /// Bytes that are counted until this is dropped.
@@ -76,28 +90,25 @@ impl Drop for Reservation {
 /// Counts a tensor of `bytes` bytes for `operation`, or refuses.
 pub(crate) fn reserve(operation: &'static str, bytes: usize) -> Result<Reservation, Misuse> {
     let quota = current(|context| context.quota().clone());
-    let asked = bytes;
+    let (asked, limit) = (bytes, quota.limit);
     let bytes = bytes.saturating_add(BOOKKEEPING);
-    let before = quota.used.fetch_add(bytes, Ordering::Relaxed);
-    match before.checked_add(bytes).filter(|&after| after <= quota.limit) {
-        Some(after) => {
-            // Mostly it is no new one, and looking costs less than asking for a place to write.
-            if after > quota.peak.load(Ordering::Relaxed) {
-                quota.peak.fetch_max(after, Ordering::Relaxed);
-            }
-            Ok(Reservation { quota, bytes })
+    quota.reserve(bytes, limit).or_else(|before| {
+        // What has been dropped is counted until what is computed from it is there.
+        if current(|context| context.queue().is_pending()) {
+            Context::in_force().queue().finish();
+            return reserve(operation, asked);
         }
-        None => {
-            quota.used.fetch_sub(bytes, Ordering::Relaxed);
-            // What has been dropped is counted until what is computed from it is there.
-            if current(|context| context.queue().is_pending()) {
-                Context::in_force().queue().finish();
-                return reserve(operation, asked);
-            }
-            let problem = format!("it needs {bytes} bytes; {before} of {} are in use", quota.limit);
-            Err(Misuse::limit(LIMIT, operation, problem))
-        }
-    }
+        let problem = format!("it needs {bytes} bytes; {before} of {limit} are in use");
+        Err(Misuse::limit(LIMIT, operation, problem))
+    })
+}
+
+/// Counts `bytes` bytes of what a run can do without, if half of its quota is free then: tensors to come are not to be refused because of it. It waits for nothing, so it may be asked while
+/// operations are computed.
+pub(crate) fn reserve_spare(bytes: usize) -> Option<Reservation> {
+    let quota = current(|context| context.quota().clone());
+    let most = quota.limit / 2;
+    quota.reserve(bytes.saturating_add(BOOKKEEPING), most).ok()
 }
 
 #[cfg(test)]
@@ -120,5 +131,15 @@ mod tests {
         assert!(reserve("test", 101).is_err());
         assert!(reserve("test", usize::MAX).is_err());
         assert_eq!(quota.used(), 0);
+    }
+
+    #[test]
+    fn what_can_be_done_without_leaves_half_of_the_quota() {
+        let context = Context::new(2 * (BOOKKEEPING + 100), f64::INFINITY);
+        let _entered = context.enter();
+        assert!(reserve_spare(101).is_none() && context.quota().used() == 0);
+        let kept = reserve_spare(100);
+        assert!(kept.is_some() && reserve_spare(0).is_none());
+        assert!(reserve("test", 100).is_ok());
     }
 }

@@ -15,7 +15,10 @@ use smallvec::SmallVec;
 use crate::autodiff::{Derivative, Origin, Reads};
 use crate::context::{self, Context, DeviceFailed, Stopped, device_failed, recording};
 use crate::indices::Indices;
+use crate::kept::Kept;
 use crate::kernel::fill::{Fill, repeated};
+#[cfg(target_arch = "x86_64")]
+use crate::kernel::panels::Panels;
 use crate::memory::{self, Reservation};
 use crate::promise::{Operation, Promised, promise, settle};
 use crate::{DType, Device, Misuse};
@@ -51,6 +54,9 @@ struct Value {
     elements: Promised<Elements>,
     /// What is known of an integer tensor that somebody used as indices.
     indices: OnceLock<Box<Indices>>,
+    /// The strips of a matrix that many products are made with, as it is and transposed.
+    #[cfg(target_arch = "x86_64")]
+    panels: [Kept<Panels>; 2],
     _bytes: Reservation,
 }
 
@@ -481,6 +487,13 @@ impl Tensor {
         Some(self.known_value().indices.get_or_init(|| Box::new(Indices::new(self.host().values()))))
     }
 
+    /// The strips of this matrix or of its transpose, once so many products were made with it that they are kept with it.
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) fn panels(&self, transposed: bool, make: impl FnOnce() -> Panels) -> Option<&Panels> {
+        let bytes = self.count() * self.node.dtype.size();
+        self.known_value().panels[usize::from(transposed)].get(bytes, make)
+    }
+
     /// The smallest and the largest index of an integer tensor; `None` if it is empty.
     pub(crate) fn index_range(&self) -> Option<(i64, i64)> {
         self.indices().map(Indices::range)
@@ -565,7 +578,8 @@ impl Blank<'_> {
         let Self { device, shape, dtype, origin, reservation } = self;
         let (of_node, of_value) = reservation.split(shape.iter().product::<usize>() * dtype.size());
         let node = Tensor::node(device, shape, dtype, origin.is_some(), origin, of_node);
-        Tensor { node, value: Some(Arc::new(Value { elements, indices: OnceLock::new(), _bytes: of_value })) }
+        let value = Value { elements, indices: OnceLock::new(), panels: Default::default(), _bytes: of_value };
+        Tensor { node, value: Some(Arc::new(value)) }
     }
 }
 

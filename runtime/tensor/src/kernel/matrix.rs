@@ -3,11 +3,13 @@
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use super::fill::{copied, in_parts};
+#[cfg(target_arch = "x86_64")]
+use super::panels;
 use super::product::{Matrix, Packed, product as small_product};
 use super::{MULTIPLICATIONS, Real, few, for_float, helpers, vectorised};
-use crate::Tensor;
 use crate::context::Stop;
-use crate::tensor::Elements;
+use crate::tensor::{Elements, Host};
+use crate::{DType, Tensor};
 
 /// Up to this many multiplications a product is cut into blocks of columns, which threads compute without waiting for each other. Larger ones are left to the
 /// library as a whole: its threads share what they bring into order, which pays as soon as operands do not fit the nearest caches.
@@ -67,7 +69,18 @@ pub(crate) fn product(
     _shape: &[usize],
 ) -> Elements {
     let dtype = left.0.dtype();
-    let (left_host, right_host, bias_host) = (left.0.host(), right.0.host(), bias.map(Tensor::host));
+    let (left_host, bias_host) = (left.0.host(), bias.map(Tensor::host));
+    #[cfg(target_arch = "x86_64")]
+    if dtype == DType::Float32 && !left.1 {
+        let left = Operand::<f32>::new(left_host.values(), left.0.shape(), false);
+        let right_size = Operand::<f32>::new(&[], right.0.shape(), right.1).size;
+        let sizes = [left.size[0], left.size[1], right_size[1]];
+        let is_theirs = !few::is_for::<f32>(sizes, right.1) && is_cut(sizes) && panels::are_for(sizes);
+        if is_theirs {
+            return Elements::new(panels::product(left.values, right, bias_host.as_ref().map(Host::values), sizes));
+        }
+    }
+    let right_host = right.0.host();
     for_float!(dtype, R => {
         let left = Operand::<R>::new(left_host.values(), left.0.shape(), left.1);
         let right = Operand::<R>::new(right_host.values(), right.0.shape(), right.1);
@@ -137,7 +150,7 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     if count == 0 || inner == 0 {
         return out;
     }
-    let in_blocks = multiplications <= IN_BLOCKS;
+    let in_blocks = is_cut(sizes);
     let (height, width) = if in_blocks { (rows, block(multiplications, columns)) } else { part(rows, inner, columns) };
     let (down, across) = (rows.div_ceil(height), columns.div_ceil(width));
     let work = multiplications / MULTIPLICATIONS;
@@ -189,6 +202,11 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
         out.set_len(count);
     }
     out
+}
+
+/// Whether a product is cut into blocks of columns that threads share.
+fn is_cut([rows, inner, columns]: [usize; 3]) -> bool {
+    rows.saturating_mul(inner).saturating_mul(columns) <= IN_BLOCKS
 }
 
 /// The columns of the result that a block of a small product has. They depend on sizes alone, because the order in which the library adds may depend on them.

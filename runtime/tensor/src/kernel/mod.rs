@@ -15,6 +15,8 @@ pub(crate) mod helpers;
 pub(crate) mod index;
 pub(crate) mod matrix;
 pub(crate) mod norm;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod panels;
 mod product;
 mod real;
 pub(crate) mod reduce;

@@ -392,7 +392,7 @@ pub(crate) enum Vectors {
 
 /// The vectors of 512 bits, if this processor multiplies more numbers in them than in those of 256.
 #[cfg(target_arch = "x86_64")]
-fn wide_vectors() -> Option<pulp::x86::V4> {
+pub(super) fn wide_vectors() -> Option<pulp::x86::V4> {
     use std::arch::x86_64::__cpuid;
     use std::sync::LazyLock;
 
