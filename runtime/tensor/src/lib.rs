@@ -27,6 +27,7 @@ pub mod context;
 mod device;
 mod dtype;
 mod indices;
+#[cfg(target_arch = "x86_64")]
 mod kept;
 mod kernel;
 pub mod memory;

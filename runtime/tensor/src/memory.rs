@@ -105,6 +105,7 @@ pub(crate) fn reserve(operation: &'static str, bytes: usize) -> Result<Reservati
 
 /// Counts `bytes` bytes of what a run can do without, if half of its quota is free then: tensors to come are not to be refused because of it. It waits for nothing, so it may be asked while
 /// operations are computed.
+#[cfg(target_arch = "x86_64")]
 pub(crate) fn reserve_spare(bytes: usize) -> Option<Reservation> {
     let quota = current(|context| context.quota().clone());
     let most = quota.limit / 2;
@@ -134,6 +135,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(target_arch = "x86_64")]
     fn what_can_be_done_without_leaves_half_of_the_quota() {
         let context = Context::new(2 * (BOOKKEEPING + 100), f64::INFINITY);
         let _entered = context.enter();

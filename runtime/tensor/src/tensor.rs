@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use crate::autodiff::{Derivative, Origin, Reads};
 use crate::context::{self, Context, DeviceFailed, Stopped, device_failed, recording};
 use crate::indices::Indices;
+#[cfg(target_arch = "x86_64")]
 use crate::kept::Kept;
 use crate::kernel::fill::{Fill, repeated};
 #[cfg(target_arch = "x86_64")]
@@ -56,7 +57,7 @@ struct Value {
     indices: OnceLock<Box<Indices>>,
     /// The strips of a matrix that many products are made with, as it is and transposed.
     #[cfg(target_arch = "x86_64")]
-    panels: [Kept<Panels>; 2],
+    panels: OnceLock<Box<[Kept<Panels>; 2]>>,
     _bytes: Reservation,
 }
 
@@ -491,7 +492,8 @@ impl Tensor {
     #[cfg(target_arch = "x86_64")]
     pub(crate) fn panels(&self, transposed: bool, make: impl FnOnce() -> Panels) -> Option<&Panels> {
         let bytes = self.count() * self.node.dtype.size();
-        self.known_value().panels[usize::from(transposed)].get(bytes, make)
+        let both = self.known_value().panels.get_or_init(Box::default);
+        both[usize::from(transposed)].get(bytes, make)
     }
 
     /// The smallest and the largest index of an integer tensor; `None` if it is empty.
@@ -578,7 +580,13 @@ impl Blank<'_> {
         let Self { device, shape, dtype, origin, reservation } = self;
         let (of_node, of_value) = reservation.split(shape.iter().product::<usize>() * dtype.size());
         let node = Tensor::node(device, shape, dtype, origin.is_some(), origin, of_node);
-        let value = Value { elements, indices: OnceLock::new(), panels: Default::default(), _bytes: of_value };
+        let value = Value {
+            elements,
+            indices: OnceLock::new(),
+            #[cfg(target_arch = "x86_64")]
+            panels: OnceLock::new(),
+            _bytes: of_value,
+        };
         Tensor { node, value: Some(Arc::new(value)) }
     }
 }

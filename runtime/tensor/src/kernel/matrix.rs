@@ -7,9 +7,9 @@ use super::fill::{copied, in_parts};
 use super::panels;
 use super::product::{Matrix, Packed, product as small_product};
 use super::{MULTIPLICATIONS, Real, few, for_float, helpers, vectorised};
+use crate::Tensor;
 use crate::context::Stop;
-use crate::tensor::{Elements, Host};
-use crate::{DType, Tensor};
+use crate::tensor::Elements;
 
 /// Up to this many multiplications a product is cut into blocks of columns, which threads compute without waiting for each other. Larger ones are left to the
 /// library as a whole: its threads share what they bring into order, which pays as soon as operands do not fit the nearest caches.
@@ -69,23 +69,31 @@ pub(crate) fn product(
     _shape: &[usize],
 ) -> Elements {
     let dtype = left.0.dtype();
-    let (left_host, bias_host) = (left.0.host(), bias.map(Tensor::host));
     #[cfg(target_arch = "x86_64")]
-    if dtype == DType::Float32 && !left.1 {
-        let left = Operand::<f32>::new(left_host.values(), left.0.shape(), false);
-        let right_size = Operand::<f32>::new(&[], right.0.shape(), right.1).size;
-        let sizes = [left.size[0], left.size[1], right_size[1]];
-        let is_theirs = !few::is_for::<f32>(sizes, right.1) && is_cut(sizes) && panels::are_for(sizes);
-        if is_theirs {
-            return Elements::new(panels::product(left.values, right, bias_host.as_ref().map(Host::values), sizes));
-        }
+    if let Some(values) = in_strips(left, right, bias) {
+        return values;
     }
-    let right_host = right.0.host();
+    let (left_host, right_host, bias_host) = (left.0.host(), right.0.host(), bias.map(Tensor::host));
     for_float!(dtype, R => {
         let left = Operand::<R>::new(left_host.values(), left.0.shape(), left.1);
         let right = Operand::<R>::new(right_host.values(), right.0.shape(), right.1);
         Elements::new(multiply(left, right, bias_host.as_ref().map(|bias| bias.values::<R>())))
     })
+}
+
+/// As [`product`], in strips of weights, if that is the better way on this processor.
+#[cfg(target_arch = "x86_64")]
+fn in_strips(left: (&Tensor, bool), right: (&Tensor, bool), bias: Option<&Tensor>) -> Option<Elements> {
+    let [rows, inner] = Operand::<f32>::new(&[], left.0.shape(), left.1).size;
+    let [_, columns] = Operand::<f32>::new(&[], right.0.shape(), right.1).size;
+    let sizes = [rows, inner, columns];
+    let is_other = left.1 || left.0.dtype() != crate::DType::Float32 || few::is_for::<f32>(sizes, right.1);
+    if is_other || !is_cut(sizes) || !panels::are_for(sizes) {
+        return None;
+    }
+    let (left_host, bias_host) = (left.0.host(), bias.map(Tensor::host));
+    let bias = bias_host.as_ref().map(|bias| bias.values());
+    Some(Elements::new(panels::product(left_host.values(), right, bias, sizes)))
 }
 
 /// The products of the matrices in the last two axes; the axes before broadcast to those of `shape`, the shape of the result. A matrix that meets
