@@ -15,7 +15,7 @@ use pulp::core_arch::x86::Avx512f;
 
 use super::real::{LINE, fetch, wide_vectors};
 use super::square::{SQUARE, registers, transposed};
-use super::{MULTIPLICATIONS, helpers, matrix};
+use super::{MULTIPLICATIONS, helpers, matrix, vectorised};
 use crate::Tensor;
 use crate::context::Stop;
 
@@ -54,7 +54,14 @@ pub(super) fn product(
     assert!(are_right && bias.is_none_or(|bias| bias.len() == columns), "shapes were checked");
     let kept = right.panels(is_transposed, || {
         let mut panels = Panels::new(inner * columns);
-        (0..columns).step_by(WIDTH).for_each(|column| weights.add_strip(column, &mut panels));
+        vectorised(
+            #[inline(always)]
+            |_| {
+                for column in (0..columns).step_by(WIDTH) {
+                    weights.add_strip(column, &mut panels);
+                }
+            },
+        );
         panels
     });
     let block = matrix::block(count * inner, columns);
