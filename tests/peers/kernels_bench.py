@@ -158,6 +158,7 @@ def cases_of(dtype):
     both("layer-norm 4096x128", wide, 1, lambda a: F.layer_norm(a, (128,), eps=1e-5))
     both("rms-norm 4096x128", wide, 1, lambda a: F.rms_norm(a, (128,), eps=1e-5))
     both("linear 4096x128x512", lambda: (numbers(4096, 128), numbers(512, 128), numbers(512)), 3, F.linear)
+    both("linear 72x128x512", lambda: (numbers(72, 128), numbers(512, 128), numbers(512)), 1, F.linear)
 
     def gated(a):
         values, gates = a.chunk(2, dim=1)

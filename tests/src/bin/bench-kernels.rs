@@ -213,6 +213,13 @@ fn cases_of(dtype: DType) -> Vec<Case> {
         by [a, w, b],
         neural::linear(&a, &w, Some(&b))
     );
+    // The edges of a molecule whose forces are asked for.
+    both!(
+        "linear 72x128x512",
+        [a = make.numbers(&[72, 128]), w = make.numbers(&[128, 512]), b = make.numbers(&[512])],
+        by[a],
+        neural::linear(&a, &w, Some(&b))
+    );
     both!("gated-linear-unit 4096x512", [a = make.numbers(&[4096, 512])], by[a], neural::gated_linear_unit(&a));
     // 144 atoms with 8 neighbours and themselves; 128 with 31.
     for (count, size) in [(144, 9), (128, 32)] {

@@ -88,7 +88,7 @@ fn in_strips(left: (&Tensor, bool), right: (&Tensor, bool), bias: Option<&Tensor
     let [_, columns] = Operand::<f32>::new(&[], right.0.shape(), right.1).size;
     let sizes = [rows, inner, columns];
     let is_other = left.1 || left.0.dtype() != crate::DType::Float32 || few::is_for::<f32>(sizes, right.1);
-    if is_other || !is_cut(sizes) || !panels::are_for(sizes) {
+    if is_other || !panels::are_for(sizes) {
         return None;
     }
     let (left_host, bias_host) = (left.0.host(), bias.map(Tensor::host));
@@ -158,7 +158,7 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
     if count == 0 || inner == 0 {
         return out;
     }
-    let in_blocks = is_cut(sizes);
+    let in_blocks = multiplications <= IN_BLOCKS;
     let (height, width) = if in_blocks { (rows, block(multiplications, columns)) } else { part(rows, inner, columns) };
     let (down, across) = (rows.div_ceil(height), columns.div_ceil(width));
     let work = multiplications / MULTIPLICATIONS;
@@ -210,11 +210,6 @@ fn multiply<R: Real>(left: Operand<'_, R>, right: Operand<'_, R>, bias: Option<&
         out.set_len(count);
     }
     out
-}
-
-/// Whether a product is cut into blocks of columns that threads share.
-fn is_cut([rows, inner, columns]: [usize; 3]) -> bool {
-    rows.saturating_mul(inner).saturating_mul(columns) <= IN_BLOCKS
 }
 
 /// The columns of the result that a block of a small product has. They depend on sizes alone, because the order in which the library adds may depend on them.

@@ -31,6 +31,8 @@ const HEIGHT: usize = 6;
 const LEAST_ROWS: usize = 2 * HEIGHT + 1;
 /// The least numbers in a row that are worth it.
 const LEAST: usize = 32;
+/// Rows of about so many numbers are multiplied with one strip after another, and stay in a near cache meanwhile.
+const FEW: usize = 1 << 17;
 /// For so many places of the inner axis one row of the next strip is asked for: the first four tiles of a strip ask for all of them.
 const STEP: usize = 4;
 
@@ -64,7 +66,11 @@ pub(super) fn product(
         );
         panels
     });
-    let block = matrix::block(count * inner, columns);
+    let multiplications = count.saturating_mul(inner);
+    let width = matrix::block(multiplications, columns);
+    // Blocks of the same rows follow one another, so that a thread finds these in a near cache.
+    let height = (FEW / inner).max(1).next_multiple_of(HEIGHT);
+    let across = columns.div_ceil(width);
     let mut out: Vec<f32> = Vec::with_capacity(count);
     let start = AtomicPtr::new(out.as_mut_ptr());
     let line = |row: usize, column: usize| -> &mut [MaybeUninit<f32>; WIDTH] {
@@ -79,13 +85,16 @@ pub(super) fn product(
     let stop = Stop::current();
     let compute = |number: usize| {
         stop.check();
-        let block = number * block..((number + 1) * block).min(columns);
+        let first_row = number / across * height;
+        let rows = first_row..(first_row + height).min(rows);
+        let first_column = number % across * width;
+        let columns = first_column..(first_column + width).min(columns);
         let Some(simd) = wide_vectors() else { unreachable!("this processor has such vectors") };
         simd.vectorize(
             #[inline(always)]
             || {
                 let mut packed = Panels::new(if kept.is_none() { inner * WIDTH } else { 0 });
-                for column in block.step_by(WIDTH) {
+                for column in columns.step_by(WIDTH) {
                     let panel = match kept {
                         Some(panels) => &panels.values()[column * inner..][..inner * WIDTH],
                         None => {
@@ -99,10 +108,10 @@ pub(super) fn product(
                         |bias| &bias[column..][..WIDTH],
                     );
                     let mut ahead = weights.ahead(column + WIDTH, kept);
-                    for row in (0..rows).step_by(HEIGHT) {
+                    for row in rows.clone().step_by(HEIGHT) {
                         let left = &left[row * inner..];
                         let place = [row, column];
-                        match rows - row {
+                        match rows.end - row {
                             1 => tile::<1>(simd.avx512f, left, panel, bias, ahead, place, &line),
                             2 => tile::<2>(simd.avx512f, left, panel, bias, ahead, place, &line),
                             3 => tile::<3>(simd.avx512f, left, panel, bias, ahead, place, &line),
@@ -116,7 +125,7 @@ pub(super) fn product(
             },
         );
     };
-    helpers::for_each(count * inner / MULTIPLICATIONS, 0..columns.div_ceil(block), compute);
+    helpers::for_each(multiplications / MULTIPLICATIONS, 0..rows.div_ceil(height) * across, compute);
     // SAFETY: the tiles of all blocks cover all `count` elements, and each wrote its own; had one been stopped, this line would not be reached.
     #[expect(unsafe_code, reason = "the vector was filled through its pointer")]
     unsafe {
