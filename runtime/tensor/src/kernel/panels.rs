@@ -1,8 +1,9 @@
-//! Products of some tens of rows with many weights, such as layers have of the edges of a molecule.
+//! Products of rows with weights in single precision, such as layers have of the edges of a molecule.
 //!
-//! The library brings weights into the order in which it multiplies them, and multiplies nothing until they are there: for so few rows that takes a third as long as the products where weights lie
-//! along that order, and as long as they where they lie across. Here they are taken in strips of columns, and those of the next strip are asked for while one is multiplied. Of weights that are
-//! used again and again the strips are kept, in the order in which they are read.
+//! The library brings weights into the order in which it multiplies them, and multiplies nothing until they are there: for some tens of rows that takes a third as long as the products where weights
+//! lie along that order, and as long as they where they lie across. Here they are taken in strips of columns, and those of the next strip are asked for while one is multiplied. Of weights that are
+//! used again and again the strips are kept, in the order in which they are read. With thousands of rows the library multiplies as fast, but wants a bias to be in place before; here it is added where
+//! a sum is written.
 //!
 //! Every element is a sum in the order of the inner axis, whatever the weights were read from, and whatever the tile it falls into.
 
@@ -42,7 +43,7 @@ pub(super) fn are_for([rows, inner, columns]: [usize; 3]) -> bool {
     are_whole && rows >= LEAST_ROWS && inner >= LEAST && wide_vectors().is_some()
 }
 
-/// `left right + bias` in single precision, in blocks of columns that threads share. The sizes are such as [`are_for`] said, and the first two are those of `left`.
+/// `left right + bias` in single precision, in blocks of rows and columns that threads share. The sizes are such as [`are_for`] said, and the first two are those of `left`.
 pub(super) fn product(
     left: &[f32],
     (right, is_transposed): (&Tensor, bool),
@@ -301,8 +302,10 @@ mod tests {
             return Ok(());
         }
         let number = |k: usize| (k * 7919 % 1009) as f32 / 1009.0 - 0.5;
-        // Tiles of each height, one strip and several, and blocks of more than one.
-        for [rows, inner, columns] in [[13, 32, 64], [14, 40, 192], [15, 64, 128], [41, 256, 64], [82, 48, 1024 + 64]] {
+        // Tiles of each height, one strip and several, blocks of more than one, and more rows than stay in a near cache.
+        for [rows, inner, columns] in
+            [[13, 32, 64], [14, 40, 192], [15, 64, 128], [41, 256, 64], [82, 48, 1024 + 64], [2060, 64, 64]]
+        {
             assert!(are_for([rows, inner, columns]));
             let left: Vec<f32> = (0..rows * inner).map(number).collect();
             let right: Vec<f32> = (0..inner * columns).map(|k| number(k + 5)).collect();
