@@ -9,6 +9,7 @@
 
 use std::array;
 use std::mem::MaybeUninit;
+use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use bytemuck::cast;
@@ -30,8 +31,8 @@ const WIDTH: usize = LANES * REGISTERS;
 const HEIGHT: usize = 6;
 /// With fewer rows than three tiles have, bringing weights into order does not pay.
 const LEAST_ROWS: usize = 2 * HEIGHT + 1;
-/// The least numbers in a row that are worth it.
-const LEAST: usize = 32;
+/// The least numbers in a row that are worth it, and the most: strips of longer ones do not stay in a near cache, and would take memory that nobody counts.
+const INNER: RangeInclusive<usize> = 32..=2048;
 /// Rows of about so many numbers are multiplied with one strip after another, and stay in a near cache meanwhile.
 const FEW: usize = 1 << 17;
 /// For so many places of the inner axis one row of the next strip is asked for: the first four tiles of a strip ask for all of them.
@@ -40,7 +41,7 @@ const STEP: usize = 4;
 /// Whether products of these sizes are made here on this processor: of `inner` numbers in each of `rows` rows.
 pub(super) fn are_for([rows, inner, columns]: [usize; 3]) -> bool {
     let are_whole = inner.is_multiple_of(SQUARE) && columns.is_multiple_of(WIDTH);
-    are_whole && rows >= LEAST_ROWS && inner >= LEAST && wide_vectors().is_some()
+    are_whole && rows >= LEAST_ROWS && INNER.contains(&inner) && wide_vectors().is_some()
 }
 
 /// `left right + bias` in single precision, in blocks of rows and columns that threads share. The sizes are such as [`are_for`] said, and the first two are those of `left`.
@@ -306,7 +307,7 @@ mod tests {
         for [rows, inner, columns] in
             [[13, 32, 64], [14, 40, 192], [15, 64, 128], [41, 256, 64], [82, 48, 1024 + 64], [2060, 64, 64]]
         {
-            assert!(are_for([rows, inner, columns]));
+            assert!(are_for([rows, inner, columns]) && !are_for([rows, 2056, columns]));
             let left: Vec<f32> = (0..rows * inner).map(number).collect();
             let right: Vec<f32> = (0..inner * columns).map(|k| number(k + 5)).collect();
             let turned: Vec<f32> = (0..inner * columns).map(|at| right[at % inner * columns + at / inner]).collect();
