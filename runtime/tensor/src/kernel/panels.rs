@@ -31,7 +31,7 @@ const WIDTH: usize = LANES * REGISTERS;
 const HEIGHT: usize = 6;
 /// With fewer rows than three tiles have, bringing weights into order does not pay.
 const LEAST_ROWS: usize = 2 * HEIGHT + 1;
-/// The least numbers in a row that are worth it, and the most: strips of longer ones do not stay in a near cache, and would take memory that nobody counts.
+/// The least numbers in a row that are worth it, and the most: strips of longer ones do not stay in a near cache, and what strips take that are not kept is not counted.
 const INNER: RangeInclusive<usize> = 32..=2048;
 /// Rows of about so many numbers are multiplied with one strip after another, and stay in a near cache meanwhile.
 const FEW: usize = 1 << 17;
@@ -77,8 +77,8 @@ pub(super) fn product(
     let start = AtomicPtr::new(out.as_mut_ptr());
     let line = |row: usize, column: usize| -> &mut [MaybeUninit<f32>; WIDTH] {
         assert!(row < rows && column + WIDTH <= columns, "tiles are parts of the result");
-        // SAFETY: the place is one of `count` reserved elements, as was looked at, and so are those after it in its row. No two blocks of columns overlap, and each asks once for a part of a row,
-        // so that no two such references are to the same elements.
+        // SAFETY: the place is one of `count` reserved elements, as was looked at, and so are those after it in its row. No two blocks overlap, and each asks once for a part of a row, so
+        // that no two such references are to the same elements.
         #[expect(unsafe_code, reason = "threads write parts of rows")]
         unsafe {
             &mut *start.load(Ordering::Relaxed).add(row * columns + column).cast()
