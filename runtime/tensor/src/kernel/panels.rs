@@ -32,7 +32,7 @@ const HEIGHT: usize = 6;
 /// With fewer rows than three tiles have, bringing weights into order does not pay.
 const LEAST_ROWS: usize = 2 * HEIGHT + 1;
 /// The least numbers in a row that are worth it, and the most: strips of longer ones do not stay in a near cache, and what strips take that are not kept is not counted.
-const INNER: RangeInclusive<usize> = 32..=2048;
+const INNER: RangeInclusive<usize> = 32..=512;
 /// Rows of about so many numbers are multiplied with one strip after another, and stay in a near cache meanwhile.
 const FEW: usize = 1 << 17;
 /// For so many places of the inner axis one row of the next strip is asked for: the first four tiles of a strip ask for all of them.
@@ -307,7 +307,7 @@ mod tests {
         for [rows, inner, columns] in
             [[13, 32, 64], [14, 40, 192], [15, 64, 128], [41, 256, 64], [82, 48, 1024 + 64], [2060, 64, 64]]
         {
-            assert!(are_for([rows, inner, columns]) && !are_for([rows, 2056, columns]));
+            assert!(are_for([rows, inner, columns]) && !are_for([rows, 520, columns]));
             let left: Vec<f32> = (0..rows * inner).map(number).collect();
             let right: Vec<f32> = (0..inner * columns).map(|k| number(k + 5)).collect();
             let turned: Vec<f32> = (0..inner * columns).map(|at| right[at % inner * columns + at / inner]).collect();
