@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::memory::{self, Reservation};
 
-/// So many times it is made anew for each use. A training step takes the same weights less often than that, and keeps nothing of what the next one replaces.
+/// So many times it is made anew for each use. A training step takes the weights of a layer that it applies once less often than that, and keeps nothing of what the next one replaces.
 const USES: u32 = 8;
 
 /// Something that is made of a value for each use of it, until it has been used so often that it is kept.

@@ -71,7 +71,7 @@ pub(super) fn product(
     let multiplications = count.saturating_mul(inner);
     let width = matrix::block(multiplications, columns);
     // Blocks of the same rows follow one another, so that a thread finds these in a near cache.
-    let height = (FEW / inner).max(1).next_multiple_of(HEIGHT);
+    let height = (FEW / inner).next_multiple_of(HEIGHT);
     let across = columns.div_ceil(width);
     let mut out: Vec<f32> = Vec::with_capacity(count);
     let start = AtomicPtr::new(out.as_mut_ptr());
