@@ -281,10 +281,10 @@ pub(crate) fn function(function: Function, a: &Tensor) -> Elements {
                 if a < R::default() { -one } else { positive }
             }),
             Function::Exp => map(a_values, #[inline(always)] |a: R| Real::exp(a)),
-            Function::Log => map(a_values, #[inline(always)] |a: R| Real::log(a)),
+            Function::Log => mostly(a_values, R::is_positive_normal, R::log_of_normal, <R as Real>::log),
             Function::Sqrt => map(a_values, #[inline(always)] |a: R| Real::sqrt(a)),
-            Function::Sin => angles(a_values, #[inline(always)] |a: R| Real::sin_cos(a).0, |a: R| a.sin_cos_of_any().0),
-            Function::Cos => angles(a_values, #[inline(always)] |a: R| Real::sin_cos(a).1, |a: R| a.sin_cos_of_any().1),
+            Function::Sin => mostly(a_values, is_small_angle, <R as Real>::sin, |a: R| a.sin_cos_of_any().0),
+            Function::Cos => mostly(a_values, is_small_angle, <R as Real>::cos, |a: R| a.sin_cos_of_any().1),
             Function::Tanh => map(a_values, #[inline(always)] |a: R| Real::tanh(a)),
             Function::Erf => map(a_values, #[inline(always)] |a: R| Real::erf(a)),
         };
@@ -292,9 +292,19 @@ pub(crate) fn function(function: Function, a: &Tensor) -> Elements {
     })
 }
 
-/// `usual` for every angle; `any` for those of a part in which one is so large, or no number, that `usual` would be wrong.
-fn angles<R: Real>(a: &[R], usual: impl Fn(R) -> R + Send + Sync, any: impl Fn(R) -> R + Send + Sync) -> Vec<R> {
-    let largest = R::from_f64(R::LARGEST_ANGLE);
+/// Whether this angle is a number, and not so large that digits would be lost.
+#[inline(always)]
+fn is_small_angle<R: Real>(a: R) -> bool {
+    a.abs() <= R::from_f64(R::LARGEST_ANGLE)
+}
+
+/// `usual` of every element, or `any` of those of a part of which one is not what `usual` is right for.
+fn mostly<R: Real>(
+    a: &[R],
+    is_usual: impl Fn(R) -> bool + Send + Sync,
+    usual: impl Fn(R) -> R + Send + Sync,
+    any: impl Fn(R) -> R + Send + Sync,
+) -> Vec<R> {
     map_parts(
         a,
         #[inline(always)]
@@ -302,7 +312,7 @@ fn angles<R: Real>(a: &[R], usual: impl Fn(R) -> R + Send + Sync, any: impl Fn(R
             let are_usual = part.iter().fold(
                 true,
                 #[inline(always)]
-                |all, a| all & (a.abs() <= largest),
+                |all, a| all & is_usual(*a),
             );
             if are_usual {
                 for (out, a) in out.iter_mut().zip(part) {

@@ -37,11 +37,19 @@ pub(crate) trait Real:
     fn exp_of_negative(self) -> Self;
     /// The natural logarithm.
     fn log(self) -> Self;
+    /// The same of a finite number that [`Self::is_positive_normal`], in half as many steps.
+    fn log_of_normal(self) -> Self;
+    /// Whether it is at least the smallest normal number, and finite.
+    fn is_positive_normal(self) -> bool;
     /// The hyperbolic tangent.
     fn tanh(self) -> Self;
     /// The error function.
     fn erf(self) -> Self;
-    /// Sine and cosine of radians up to [`Self::LARGEST_ANGLE`] in size.
+    /// The sine of radians up to [`Self::LARGEST_ANGLE`] in size.
+    fn sin(self) -> Self;
+    /// The cosine of such.
+    fn cos(self) -> Self;
+    /// Both, in fewer steps than one after the other.
     fn sin_cos(self) -> (Self, Self);
     /// Beyond this angle digits would be lost.
     const LARGEST_ANGLE: f64;
@@ -116,6 +124,22 @@ const COS64: [f64; 8] = [
     -1.0 / 720.0,
     1.0 / 24.0,
     -0.5,
+];
+
+/// Those of `sin(r) / r - 1` for `|r| <= pi / 2`.
+const SIN_OF_HALF32: [f32; 6] =
+    [1.0 / 6_227_020_800.0, -1.0 / 39_916_800.0, 1.0 / 362_880.0, -1.0 / 5040.0, 1.0 / 120.0, -1.0 / 6.0];
+const SIN_OF_HALF64: [f64; 10] = [
+    1.0 / 51_090_942_171_709_440_000.0,
+    -1.0 / 121_645_100_408_832_000.0,
+    1.0 / 355_687_428_096_000.0,
+    -1.0 / 1_307_674_368_000.0,
+    1.0 / 6_227_020_800.0,
+    -1.0 / 39_916_800.0,
+    1.0 / 362_880.0,
+    -1.0 / 5040.0,
+    1.0 / 120.0,
+    -1.0 / 6.0,
 ];
 
 /// Taylor's coefficients of `erf(x) sqrt(pi) / (2 x)` in `x^2`, highest first, for `|x|` below [`ERF_SERIES`].
@@ -209,7 +233,7 @@ macro_rules! polynomial {
 }
 
 macro_rules! real {
-    ($type:ident, $bits:ident, $mantissa:literal, $bias:literal, $largest_angle:literal, $constants:ident, [$exp:ident, $log:ident, $sin:ident, $cos:ident, $erf:ident, $erfc:ident]) => {
+    ($type:ident, $bits:ident, $mantissa:literal, $bias:literal, $largest_angle:literal, $constants:ident, [$exp:ident, $log:ident, $sin:ident, $cos:ident, $sin_of_half:ident, $erf:ident, $erfc:ident]) => {
         impl Real for $type {
             const LARGEST_ANGLE: f64 = $largest_angle;
 
@@ -269,21 +293,33 @@ macro_rules! real {
 
             #[inline(always)]
             fn log(self) -> Self {
-                let (lift, lifted) = $constants.lift;
+                let (lift, exponent) = $constants.lift;
                 let is_tiny = self < $type::MIN_POSITIVE;
-                let bits = (if is_tiny { self * lift } else { self }).to_bits();
+                let value = (if is_tiny { self * lift } else { self }).log_of_normal();
+                let value = if is_tiny { value - exponent * std::$type::consts::LN_2 } else { value };
+                let value = if self < $type::INFINITY { value } else { self };
+                let value = if self == 0.0 { $type::NEG_INFINITY } else { value };
+                if self < 0.0 { $type::NAN } else { value }
+            }
+
+            #[inline(always)]
+            fn log_of_normal(self) -> Self {
+                let bits = self.to_bits();
                 // self = m 2^e with m between the roots of 1/2 and 2; e with the bias, so that the shift needs no sign.
                 let e = bits.wrapping_sub(std::$type::consts::FRAC_1_SQRT_2.to_bits()).wrapping_add($bias << $mantissa)
                     >> $mantissa;
                 let m = $type::from_bits(bits.wrapping_sub(e.wrapping_sub($bias) << $mantissa));
                 let e =
                     $type::from_bits($constants.magic.to_bits().wrapping_add(e).wrapping_sub($bias)) - $constants.magic;
-                let e = if is_tiny { e - lifted } else { e };
                 let (first, factor, rest) = $log(m);
-                let value = e.mul_add($constants.ln2[0], first + factor.mul_add(rest, e * $constants.ln2[1]));
-                let value = if self < $type::INFINITY { value } else { self };
-                let value = if self == 0.0 { $type::NEG_INFINITY } else { value };
-                if self < 0.0 { $type::NAN } else { value }
+                e.mul_add($constants.ln2[0], first + factor.mul_add(rest, e * $constants.ln2[1]))
+            }
+
+            #[inline(always)]
+            fn is_positive_normal(self) -> bool {
+                // As integers, such numbers are next to each other; all others wrap around to larger ones.
+                let first = $type::MIN_POSITIVE.to_bits();
+                self.to_bits().wrapping_sub(first) < $type::INFINITY.to_bits() - first
             }
 
             #[inline(always)]
@@ -306,6 +342,21 @@ macro_rules! real {
                 let bounded = if x > 6.0 { 6.0 } else { x };
                 let far = 1.0 - Real::exp(-bounded * bounded) * polynomial!($erfc, (bounded - 2.0) / (bounded + 2.0));
                 (if x < ERF_SERIES as $type { near } else { far }).copysign(self)
+            }
+
+            #[inline(always)]
+            fn sin(self) -> Self {
+                let shifted = self.mul_add(std::$type::consts::FRAC_1_PI, $constants.magic);
+                let halves = shifted - $constants.magic;
+                <$type as Parts>::sine_after(self, halves, shifted.to_bits())
+            }
+
+            #[inline(always)]
+            fn cos(self) -> Self {
+                // The sine half of pi further on; each half of a turn changes its sign.
+                let shifted = self.mul_add(std::$type::consts::FRAC_1_PI, -0.5) + $constants.magic;
+                let halves = (shifted - $constants.magic) + 0.5;
+                <$type as Parts>::sine_after(self, halves, shifted.to_bits() ^ 1)
             }
 
             #[inline(always)]
@@ -348,6 +399,16 @@ macro_rules! real {
             fn power_of_two(exponent: $bits) -> Self {
                 $type::from_bits(exponent.wrapping_add($bias) << $mantissa)
             }
+
+            #[inline(always)]
+            fn sine_after(self, halves: Self, turns: $bits) -> Self {
+                let r = halves.mul_add(-2.0 * $constants.half_pi[0], self);
+                let r = halves.mul_add(-2.0 * $constants.half_pi[1], r);
+                let r = halves.mul_add(-2.0 * $constants.half_pi[2], r);
+                let square = r * r;
+                let sine = (polynomial!($sin_of_half, square) * square).mul_add(r, r);
+                $type::from_bits(sine.to_bits() ^ turns << ($bits::BITS - 1))
+            }
         }
     };
 }
@@ -376,10 +437,13 @@ trait Parts: Sized {
 
     /// `2^n`, a normal number.
     fn power_of_two(exponent: Self::Bits) -> Self;
+
+    /// The sine of what is left after so many times pi, which is pi / 2 at most in size; with the other sign if `turns` is odd.
+    fn sine_after(self, halves: Self, turns: Self::Bits) -> Self;
 }
 
-real!(f32, u32, 23, 127, 10_000.0, CONSTANTS32, [EXP32, log_near_one32, SIN32, COS32, ERF32, ERFC32]);
-real!(f64, u64, 52, 1023, 100_000.0, CONSTANTS64, [EXP64, log_near_one64, SIN64, COS64, ERF64, ERFC64]);
+real!(f32, u32, 23, 127, 10_000.0, CONSTANTS32, [EXP32, log_near_one32, SIN32, COS32, SIN_OF_HALF32, ERF32, ERFC32]);
+real!(f64, u64, 52, 1023, 100_000.0, CONSTANTS64, [EXP64, log_near_one64, SIN64, COS64, SIN_OF_HALF64, ERF64, ERFC64]);
 
 /// The vectors that tiles are made of, in whose registers sums stay. Where it is used it is a constant of the code at hand, so that a choice by it costs nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -511,8 +575,10 @@ mod tests {
         check("exp_of_negative", 80.0, five, [falling, |x| x.min(0.0).exp()], single);
         check("tanh", 30.0, five, [Real::tanh, f64::tanh], Real::tanh);
         // Near a multiple of pi the result is small, and what the standard library is asked in double precision is not the single-precision number rounded.
-        check("sin", 9000.0, five, [|x| Real::sin_cos(x).0, f64::sin], |x| Real::sin_cos(x).0);
-        check("cos", 9000.0, five, [|x| Real::sin_cos(x).1, f64::cos], |x| Real::sin_cos(x).1);
+        check("sin", 9000.0, five, [Real::sin, f64::sin], Real::sin);
+        check("cos", 9000.0, five, [Real::cos, f64::cos], Real::cos);
+        check("sin of both", 9000.0, five, [|x| Real::sin_cos(x).0, f64::sin], |x| Real::sin_cos(x).0);
+        check("cos of both", 9000.0, five, [|x| Real::sin_cos(x).1, f64::cos], |x| Real::sin_cos(x).1);
         check("sqrt", 1e6, five, [Real::sqrt, f64::sqrt], Real::sqrt);
     }
 
@@ -549,10 +615,16 @@ mod tests {
         assert_eq!((Real::log(0.0_f64), Real::log(-0.0_f32)), (f64::NEG_INFINITY, f32::NEG_INFINITY));
         assert_eq!((Real::log(f64::INFINITY), Real::log(f32::INFINITY)), (f64::INFINITY, f32::INFINITY));
         assert!(Real::log(-1.0_f64).is_nan() && Real::log(-1e-45_f32).is_nan() && Real::log(f64::NAN).is_nan());
+        for usual in [f64::MIN_POSITIVE, 0.3, f64::MAX] {
+            assert!(usual.is_positive_normal() && usual.log_of_normal() == Real::log(usual));
+        }
+        let others = [f64::MIN_POSITIVE / 2.0, 0.0, -0.0, -1.0, f64::INFINITY, f64::NEG_INFINITY, f64::NAN, -f64::NAN];
+        assert!(!others.into_iter().any(Real::is_positive_normal));
         assert_eq!((Real::exp_of_negative(f64::NEG_INFINITY), Real::exp_of_negative(-88.0_f32)), (0.0, 0.0));
         assert!(Real::exp_of_negative(f64::NAN).is_nan() && Real::exp_of_negative(-0.0_f32) == 1.0);
         assert_eq!((Real::tanh(f64::INFINITY), Real::tanh(-100.0_f32)), (1.0, -1.0));
         assert!(Real::tanh(f64::NAN).is_nan() && Real::tanh(-0.0_f64).is_sign_negative());
         assert_eq!((Real::sin_cos(0.0_f64), Real::sin_cos(0.0_f32)), ((0.0, 1.0), (0.0, 1.0)));
+        assert!(Real::sin(-0.0_f64).is_sign_negative() && Real::cos(0.0_f64) == 1.0 && Real::cos(-0.0_f32) == 1.0);
     }
 }
