@@ -5,61 +5,73 @@ use super::{Real, for_float};
 use crate::Tensor;
 use crate::tensor::Elements;
 
-/// The lanes that sums of long rows are kept in.
+/// The lanes that sums of rows are kept in: rows are worked on by blocks of so many numbers. What is left of a row after whole blocks is taken as the end of a block that overlaps the one before:
+/// number by number it would take as long as several blocks.
 const LANES: usize = 8;
 
 /// At least so many numbers of whole rows are worked on together; they stay in the nearest cache.
 pub(super) const PART: usize = 1 << 11;
 
-/// The sum over a row of `term(k)`, in an order that depends on its size alone.
+/// The sum over rows of one length of `term(numbers)`, the numbers of all rows at one place, in an order that depends on that length alone.
 #[inline(always)]
-fn total<R: Real>(size: usize, term: impl Fn(usize) -> R) -> R {
+fn total<R: Real, const N: usize>(rows: [&[R]; N], term: impl Fn([R; N]) -> R) -> R {
+    let size = rows[0].len();
+    let rows = rows.map(|row| &row[..size]);
     let mut lanes = [R::default(); LANES];
-    let whole = size - size % LANES;
-    for start in (0..whole).step_by(LANES) {
+    let blocks = rows.map(|row| row.as_chunks::<LANES>().0);
+    for block in 0..size / LANES {
         for (lane, total) in lanes.iter_mut().enumerate() {
-            *total += term(start + lane);
+            *total += term(blocks.map(|blocks| blocks[block][lane]));
         }
     }
-    for k in whole..size {
-        lanes[k - whole] += term(k);
+    let rest = size % LANES;
+    if size < LANES {
+        for (k, total) in lanes.iter_mut().enumerate().take(size) {
+            *total += term(rows.map(|row| row[k]));
+        }
+    } else if rest > 0 {
+        let ends = rows.map(|row| &row[size - LANES..]);
+        for (lane, total) in lanes.iter_mut().enumerate() {
+            let term = term(ends.map(|end| end[lane]));
+            *total += if lane >= LANES - rest { term } else { R::default() };
+        }
     }
     ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + ((lanes[1] + lanes[5]) + (lanes[3] + lanes[7]))
 }
 
-/// Calls `change` with every number of a row: by blocks, because short rows are shorter than what a compiler makes of a loop over them.
+/// Replaces every number of a row by what `change` makes of it.
 #[inline(always)]
 fn change_each<R: Real>(row: &mut [R], change: impl Fn(R) -> R) {
-    let (blocks, rest) = row.as_chunks_mut::<LANES>();
-    for block in blocks {
-        block.iter_mut().for_each(|value| *value = change(*value));
+    let Some(mut end) = row.last_chunk::<LANES>().copied().filter(|_| !row.len().is_multiple_of(LANES)) else {
+        row.iter_mut().for_each(|value| *value = change(*value));
+        return;
+    };
+    end.iter_mut().for_each(|value| *value = change(*value));
+    let (blocks, _) = row.as_chunks_mut::<LANES>();
+    blocks.as_flattened_mut().iter_mut().for_each(|value| *value = change(*value));
+    if let Some(last) = row.last_chunk_mut::<LANES>() {
+        *last = end;
     }
-    rest.iter_mut().for_each(|value| *value = change(*value));
 }
 
 /// The largest number of a row that has one; a number that is none may be passed over.
 #[inline(always)]
 fn largest<R: Real>(row: &[R]) -> R {
     let larger = |a: R, b: R| if b > a { b } else { a };
-    let mut largest = row[0];
-    let mut rest = row;
-    // In a short row there is nothing to gain from lanes, and rows do not wait for each other.
-    if row.len() >= 4 * LANES {
-        let (blocks, after) = row.as_chunks::<LANES>();
-        let mut lanes = blocks[0];
-        for block in blocks {
-            for lane in 0..LANES {
-                lanes[lane] = larger(lanes[lane], block[lane]);
-            }
+    let Some(mut lanes) = row.last_chunk::<LANES>().copied() else {
+        return row.iter().fold(
+            row[0],
+            #[inline(always)]
+            |a, b| larger(a, *b),
+        );
+    };
+    for block in row.as_chunks::<LANES>().0 {
+        for lane in 0..LANES {
+            lanes[lane] = larger(lanes[lane], block[lane]);
         }
-        largest = lanes.into_iter().fold(largest, larger);
-        rest = after;
     }
-    rest.iter().fold(
-        largest,
-        #[inline(always)]
-        |a, b| larger(a, *b),
-    )
+    let [a, b, c, d, e, f, g, h] = lanes;
+    larger(larger(larger(a, e), larger(c, g)), larger(larger(b, f), larger(d, h)))
 }
 
 /// Softmax of each row of `size` numbers, in place, shifted by its largest number. All rows are brought to the same step before the next one: exponentials of one short row
@@ -82,9 +94,9 @@ pub(super) fn of_rows<R: Real>(rows: &mut [R], size: usize) {
     for row in rows.chunks_exact_mut(size.max(1)) {
         let scale = R::from_f64(1.0)
             / total(
-                row.len(),
+                [row],
                 #[inline(always)]
-                |k| row[k],
+                |[value]| value,
             );
         change_each(
             row,
@@ -99,9 +111,9 @@ pub(super) fn of_rows<R: Real>(rows: &mut [R], size: usize) {
 pub(super) fn product<R: Real>([y, g]: [&[R]; 2], out: &mut [R]) {
     let (y, g) = (&y[..out.len()], &g[..out.len()]);
     let overlap = total(
-        out.len(),
+        [y, g],
         #[inline(always)]
-        |k| y[k] * g[k],
+        |[y, g]| y * g,
     );
     out.iter_mut().zip(y.iter().zip(g)).for_each(|(out, (y, g))| *out = *y * (*g - overlap));
 }
@@ -111,14 +123,14 @@ pub(super) fn product<R: Real>([y, g]: [&[R]; 2], out: &mut [R]) {
 pub(super) fn curvature<R: Real>([y, g, u]: [&[R]; 3], out: &mut [R]) {
     let (y, g, u) = (&y[..out.len()], &g[..out.len()], &u[..out.len()]);
     let with_g = total(
-        out.len(),
+        [y, g],
         #[inline(always)]
-        |k| y[k] * g[k],
+        |[y, g]| y * g,
     );
     let with_u = total(
-        out.len(),
+        [y, u],
         #[inline(always)]
-        |k| y[k] * u[k],
+        |[y, u]| y * u,
     );
     for k in 0..out.len() {
         out[k] = u[k] * (g[k] - with_g) - g[k] * with_u;
