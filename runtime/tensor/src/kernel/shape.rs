@@ -1,6 +1,11 @@
 //! The same elements in another arrangement. Kernels read rows without gaps, so each of these is one copy, made at once by all threads.
 
+use std::ops::Range;
+
+use bytemuck::Pod;
+
 use super::fill::{Fill, copied, in_parts, joined, repeated};
+use super::square::{SQUARE, registers, transposed};
 use super::{around, for_elements};
 use crate::tensor::{Elements, Host, Sizes};
 use crate::{DType, Tensor};
@@ -48,7 +53,7 @@ fn merged(shape: &[usize], strides: &[usize]) -> Vec<(usize, usize)> {
 }
 
 /// The elements of the tensor of this shape whose element `i` is at the sum of `i[k] * strides[k]`.
-fn arranged<T: Fill>(values: &[T], shape: &[usize], strides: &[usize]) -> Vec<T> {
+fn arranged<T: Fill + Pod>(values: &[T], shape: &[usize], strides: &[usize]) -> Vec<T> {
     let count = shape.iter().product();
     if count == 0 {
         return Vec::new();
@@ -80,13 +85,8 @@ fn arranged<T: Fill>(values: &[T], shape: &[usize], strides: &[usize]) -> Vec<T>
                 let (first, rows) = (k * block, out.len() / width);
                 if first / height == (first + rows - 1) / height {
                     let start = start(outer, first / height) + first % height;
-                    for column in (0..width).step_by(BLOCK) {
-                        let columns = column..(column + BLOCK).min(width);
-                        for (row, out) in out.chunks_exact_mut(width).enumerate() {
-                            for (column, out) in columns.clone().zip(&mut out[columns.clone()]) {
-                                *out = values[start + row + column * step];
-                            }
-                        }
+                    for columns in (0..width).step_by(BLOCK).map(|column| column..(column + BLOCK).min(width)) {
+                        turn(&values[start..], step, rows, columns, out, width);
                     }
                     return;
                 }
@@ -111,6 +111,32 @@ fn arranged<T: Fill>(values: &[T], shape: &[usize], strides: &[usize]) -> Vec<T>
             out.iter_mut().enumerate().for_each(|(column, out)| *out = values[start + column * step]);
         },
     )
+}
+
+/// These columns of the first `rows` rows of `out`, whose rows have `width` elements, from where they are rows that lie `step` apart.
+#[inline(always)]
+fn turn<T: Fill + Pod>(values: &[T], step: usize, rows: usize, columns: Range<usize>, out: &mut [T], width: usize) {
+    let registers = registers();
+    let mut column = columns.start;
+    while column < columns.end {
+        let squares = if columns.end - column < SQUARE { 0 } else { rows / SQUARE * SQUARE };
+        let wide = if squares > 0 { SQUARE } else { 1 };
+        for row in (0..squares).step_by(SQUARE) {
+            let square = std::array::from_fn(
+                #[inline(always)]
+                |k| *values[(column + k) * step + row..].first_chunk().expect("a row goes on to where squares end"),
+            );
+            for (k, elements) in transposed(square, registers).into_iter().enumerate() {
+                out[(row + k) * width + column..][..SQUARE].copy_from_slice(&elements);
+            }
+        }
+        for row in squares..rows {
+            for column in column..column + wide {
+                out[row * width + column] = values[row + column * step];
+            }
+        }
+        column += wide;
+    }
 }
 
 /// The tensors one after another along `axis`.

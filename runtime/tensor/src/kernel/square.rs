@@ -1,15 +1,19 @@
 //! Squares of numbers, transposed in vector registers.
 
 #[cfg(target_arch = "x86_64")]
-use std::arch::x86_64::__m256;
+use std::arch::x86_64::{__m256, __m256d};
 
 #[cfg(target_arch = "x86_64")]
 use pulp::core_arch::x86::Avx;
 
-use super::Real;
-
 /// The rows of a square that is transposed in registers.
 pub(super) const SQUARE: usize = 8;
+
+// The lower halves of two registers, or the upper ones.
+#[cfg(target_arch = "x86_64")]
+const LOWER: i32 = 0x20;
+#[cfg(target_arch = "x86_64")]
+const UPPER: i32 = 0x31;
 
 /// That this processor has the instructions for it.
 #[cfg(target_arch = "x86_64")]
@@ -23,15 +27,19 @@ pub(super) fn registers() -> Registers {
     pulp::x86::V3::try_new()
 }
 
-/// Columns as rows. Compilers move the elements one by one.
+/// Columns as rows, of elements of any kind. Compilers move them one by one.
 #[inline(always)]
 #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables))]
-pub(super) fn transposed<R: Real>(rows: [[R; SQUARE]; SQUARE], registers: Registers) -> [[R; SQUARE]; SQUARE] {
+pub(super) fn transposed<T: bytemuck::Pod>(rows: [[T; SQUARE]; SQUARE], registers: Registers) -> [[T; SQUARE]; SQUARE] {
+    // Nothing is computed, so it does not matter that what is moved may be no floating-point numbers.
     #[cfg(target_arch = "x86_64")]
-    if size_of::<R>() == size_of::<f32>()
-        && let Some(simd) = registers
-    {
-        return bytemuck::cast(transposed_in_registers(simd.avx, bytemuck::cast(rows)));
+    if let Some(simd) = registers {
+        if size_of::<T>() == size_of::<f32>() {
+            return bytemuck::cast(transposed_in_registers(simd.avx, bytemuck::cast(rows)));
+        }
+        if size_of::<T>() == size_of::<f64>() {
+            return bytemuck::cast(transposed_by_quarters(simd.avx, bytemuck::cast(rows)));
+        }
     }
     std::array::from_fn(
         #[inline(always)]
@@ -48,9 +56,6 @@ pub(super) fn transposed<R: Real>(rows: [[R; SQUARE]; SQUARE], registers: Regist
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn transposed_in_registers(avx: Avx, [a, b, c, d, e, f, g, h]: [__m256; SQUARE]) -> [__m256; SQUARE] {
-    // The lower halves of two registers, or the upper ones.
-    const LOWER: i32 = 0x20;
-    const UPPER: i32 = 0x31;
     let ([a, b, c, d], [e, f, g, h]) = (interleaved(avx, a, b, c, d), interleaved(avx, e, f, g, h));
     [
         avx._mm256_permute2f128_ps::<LOWER>(a, e),
@@ -81,6 +86,39 @@ fn interleaved(avx: Avx, a: __m256, b: __m256, c: __m256, d: __m256) -> [__m256;
     ]
 }
 
+/// Elements of eight bytes, four of which are in a register: each row is two.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn transposed_by_quarters(avx: Avx, [a, b, c, d, e, f, g, h]: [[__m256d; 2]; SQUARE]) -> [[__m256d; 2]; SQUARE] {
+    // Named one by one: what maps arrays is not always compiled for the instructions at hand.
+    let (upper, lower) = (quarter(avx, [a[0], b[0], c[0], d[0]]), quarter(avx, [e[0], f[0], g[0], h[0]]));
+    let (upper_right, lower_right) = (quarter(avx, [a[1], b[1], c[1], d[1]]), quarter(avx, [e[1], f[1], g[1], h[1]]));
+    [
+        [upper[0], lower[0]],
+        [upper[1], lower[1]],
+        [upper[2], lower[2]],
+        [upper[3], lower[3]],
+        [upper_right[0], lower_right[0]],
+        [upper_right[1], lower_right[1]],
+        [upper_right[2], lower_right[2]],
+        [upper_right[3], lower_right[3]],
+    ]
+}
+
+/// Four rows of four elements as columns.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn quarter(avx: Avx, [a, b, c, d]: [__m256d; 4]) -> [__m256d; 4] {
+    let (even, odd) = (avx._mm256_unpacklo_pd(a, b), avx._mm256_unpackhi_pd(a, b));
+    let (other_even, other_odd) = (avx._mm256_unpacklo_pd(c, d), avx._mm256_unpackhi_pd(c, d));
+    [
+        avx._mm256_permute2f128_pd::<LOWER>(even, other_even),
+        avx._mm256_permute2f128_pd::<LOWER>(odd, other_odd),
+        avx._mm256_permute2f128_pd::<UPPER>(even, other_even),
+        avx._mm256_permute2f128_pd::<UPPER>(odd, other_odd),
+    ]
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,5 +135,7 @@ mod tests {
         assert!((0..SQUARE * SQUARE).all(|at| found[at % SQUARE][at / SQUARE] == at as f32), "{found:?}");
         let doubles = transposed(rows.map(|row| row.map(f64::from)), registers());
         assert_eq!(found.map(|row| row.map(f64::from)), doubles);
+        let bytes = transposed(rows.map(|row| row.map(|value| value as u8)), registers());
+        assert_eq!(found.map(|row| row.map(|value| value as u8)), bytes);
     }
 }
