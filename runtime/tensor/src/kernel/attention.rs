@@ -9,7 +9,7 @@ use std::ops::Range;
 use smallvec::SmallVec;
 
 use super::fill::in_uneven_parts;
-use super::product::{HEIGHT, copy_few, is_single, sums};
+use super::product::{HEIGHT, copy_few, factors_of_rows, is_single, sums};
 use super::real::{LINE, fetch};
 use super::segment::Groups;
 use super::square::{SQUARE, registers, transposed};
@@ -123,7 +123,7 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
         let values = neighbourhoods.weights::<R>(work, #[inline(always)] |vectors, segment, part| {
             let left = neighbourhoods.lines(segment, left_host.values::<R>(), features);
             let right = neighbourhoods.lines(segment, right_host.values::<R>(), features);
-            if left.len() > NARROW && has_room::<R>(vectors) {
+            if left.len() > NARROW && are_wide::<R>(vectors, left.len()) {
                 scores_of_segment::<R, WIDE>(&left, &right, width, part, &stop);
             } else {
                 scores_of_segment::<R, NARROW>(&left, &right, width, part, &stop);
@@ -133,10 +133,11 @@ pub(crate) fn scores(left: &Tensor, right: &Tensor, neighbourhoods: &Neighbourho
     })
 }
 
-/// Whether tiles of [`WIDE`] numbers in each row stay in the registers.
+/// Whether tiles of [`WIDE`] numbers in each row are the faster ones for a segment of so many rows. In double precision their sums are stored at each step, although there are registers for
+/// them; that pays only where narrow tiles would take what the segment has in two turns.
 #[inline(always)]
-fn has_room<R>(vectors: Vectors) -> bool {
-    is_single::<R>() || vectors == Vectors::Wide
+fn are_wide<R>(vectors: Vectors, rows: usize) -> bool {
+    is_single::<R>() || vectors == Vectors::Wide && rows <= WIDE
 }
 
 /// For each head the products of its columns in all rows of `left` with those in all rows of `right`, `WIDTH` of which are worked on together.
@@ -178,33 +179,10 @@ fn products<R: Real, const HEIGHT: usize, const WIDTH: usize>(
     columns: Range<usize>,
     panel: &[[R; WIDTH]],
 ) -> [[R; WIDTH]; HEIGHT] {
-    weighted(
-        array::from_fn(
-            #[inline(always)]
-            |row| &left[row][columns.clone()],
-        ),
-        panel,
-    )
-}
-
-/// The sums of the rows of `panel`, weighted by the numbers in each of some rows.
-#[inline(always)]
-fn weighted<R: Real, const HEIGHT: usize, const WIDTH: usize>(
-    rows: [&[R]; HEIGHT],
-    panel: &[[R; WIDTH]],
-) -> [[R; WIDTH]; HEIGHT] {
-    let rows: [&[R]; HEIGHT] = array::from_fn(
+    let factors = factors_of_rows(
+        panel.len(),
         #[inline(always)]
-        |row| &rows[row][..panel.len()],
-    );
-    let factors = (0..panel.len()).map(
-        #[inline(always)]
-        |k| {
-            array::from_fn(
-                #[inline(always)]
-                |row| rows[row][k],
-            )
-        },
+        |row| &left[row][columns.clone()],
     );
     sums(panel.iter(), factors)
 }
@@ -248,7 +226,7 @@ pub(crate) fn mix(weights: &Tensor, rows: &Tensor, neighbourhoods: &Neighbourhoo
         let results = neighbourhoods.by_rows::<R>(features, work, #[inline(always)] |vectors, segment, part| {
             let rows = neighbourhoods.lines(segment, rows_host.values::<R>(), features);
             let weights = &all_weights[neighbourhoods.range(segment)];
-            if width.is_multiple_of(WIDE) && has_room::<R>(vectors) {
+            if width.is_multiple_of(WIDE) && are_wide::<R>(vectors, rows.len()) {
                 mix_of_segment::<R, WIDE>(weights, &rows, width, transposed, part, &stop);
             } else {
                 mix_of_segment::<R, NARROW>(weights, &rows, width, transposed, part, &stop);
@@ -310,13 +288,12 @@ fn along<R: Real, const HEIGHT: usize, const WIDTH: usize>(
     first: usize,
     panel: &[[R; WIDTH]],
 ) -> [[R; WIDTH]; HEIGHT] {
-    weighted(
-        array::from_fn(
-            #[inline(always)]
-            |row| &weights[(first + row) * panel.len()..],
-        ),
-        panel,
-    )
+    let factors = factors_of_rows(
+        panel.len(),
+        #[inline(always)]
+        |row| &weights[(first + row) * panel.len()..],
+    );
+    sums(panel.iter(), factors)
 }
 
 /// The same with the numbers in some columns of the square.

@@ -282,20 +282,10 @@ impl<R: Real> Tiles<'_, R> {
         let Self { left, inner, factors, columns, stride } = self;
         let is_first = inner.start == 0;
         let totals: [[R; WIDTH]; ROWS] = if left.column_stride == 1 {
-            // Rows are cut one by one to one length, which compilers lose sight of in functions of arrays: they would look at it for each number.
-            let mut rows: [&[R]; ROWS] = [&[]; ROWS];
-            for (r, own) in rows.iter_mut().enumerate() {
-                *own = &left.values[(row + r) * left.row_stride + inner.start..][..inner.len()];
-            }
-            let factors = (0..inner.len()).map(
+            let factors = factors_of_rows(
+                inner.len(),
                 #[inline(always)]
-                |k| {
-                    let mut factors = [R::default(); ROWS];
-                    for r in 0..ROWS {
-                        factors[r] = rows[r][k];
-                    }
-                    factors
-                },
+                |r| &left.values[(row + r) * left.row_stride + inner.start..],
             );
             sums(panel, factors)
         } else {
@@ -329,6 +319,29 @@ impl<R: Real> Tiles<'_, R> {
             }
         });
     }
+}
+
+/// The first `count` numbers of some rows, those at one place together. `from(r)` is row `r`, which may go on.
+#[inline(always)]
+pub(super) fn factors_of_rows<'r, R: Real, const ROWS: usize>(
+    count: usize,
+    from: impl Fn(usize) -> &'r [R],
+) -> impl Iterator<Item = [R; ROWS]> {
+    // Rows are cut one by one to one length, which compilers lose sight of in functions of arrays: they would look at it for each number.
+    let mut rows: [&[R]; ROWS] = [&[]; ROWS];
+    for (r, row) in rows.iter_mut().enumerate() {
+        *row = &from(r)[..count];
+    }
+    (0..count).map(
+        #[inline(always)]
+        move |k| {
+            let mut factors = [R::default(); ROWS];
+            for r in 0..ROWS {
+                factors[r] = rows[r][k];
+            }
+            factors
+        },
+    )
 }
 
 /// Sums the products of rows of factors and of the panel. Nothing in the loop can panic: it would keep the totals out of registers.
