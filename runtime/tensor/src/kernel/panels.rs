@@ -12,8 +12,8 @@ use std::mem::MaybeUninit;
 use std::ops::RangeInclusive;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use bytemuck::cast;
-use pulp::core_arch::x86::Avx512f;
+use pulp::Simd;
+use pulp::x86::V3;
 
 use super::real::{LINE, fetch, wide_vectors};
 use super::square::{SQUARE, registers, transposed};
@@ -21,13 +21,10 @@ use super::{MULTIPLICATIONS, helpers, matrix, vectorised};
 use crate::Tensor;
 use crate::context::Stop;
 
-/// The numbers in a register.
-const LANES: usize = 16;
-/// The registers of a row of a strip.
-const REGISTERS: usize = 4;
-/// The columns of a strip.
-const WIDTH: usize = LANES * REGISTERS;
-/// The most rows of a tile, whose sums take twenty-four registers of thirty-two.
+/// The columns of the strips of each kind of vectors: as many registers, of 16 or of 8 numbers, as leave room for the sums of a tile.
+const WIDE: usize = 4 * 16;
+const NARROW: usize = 2 * 8;
+/// The most rows of a tile, whose sums take twenty-four registers of thirty-two, or twelve of sixteen.
 const HEIGHT: usize = 6;
 /// With fewer rows than three tiles have, bringing weights into order does not pay.
 const LEAST_ROWS: usize = 2 * HEIGHT + 1;
@@ -40,17 +37,29 @@ const STEP: usize = 4;
 
 /// Whether products of these sizes are made here on this processor: of `inner` numbers in each of `rows` rows.
 pub(super) fn are_for([rows, inner, columns]: [usize; 3]) -> bool {
-    let are_whole = inner.is_multiple_of(SQUARE) && columns.is_multiple_of(WIDTH);
-    are_whole && rows >= LEAST_ROWS && INNER.contains(&inner) && wide_vectors().is_some()
+    // A whole number of wide strips is one of narrow ones, too.
+    let are_whole = inner.is_multiple_of(SQUARE) && columns.is_multiple_of(WIDE);
+    are_whole && rows >= LEAST_ROWS && INNER.contains(&inner) && V3::try_new().is_some()
 }
 
 /// `left right + bias` in single precision, in blocks of rows and columns that threads share. The sizes are such as [`are_for`] said, and the first two are those of `left`.
-pub(super) fn product(
+pub(super) fn product(left: &[f32], right: (&Tensor, bool), bias: Option<&[f32]>, sizes: [usize; 3]) -> Vec<f32> {
+    match (wide_vectors(), V3::try_new()) {
+        (Some(simd), _) => product_in::<_, 4, WIDE>(simd, left, right, bias, sizes),
+        (None, Some(simd)) => product_in::<_, 2, NARROW>(simd, left, right, bias, sizes),
+        (None, None) => unreachable!("this processor has such vectors"),
+    }
+}
+
+/// The same in these vectors, so many registers of which are a row of a strip, `WIDTH` numbers.
+fn product_in<S: Simd, const REGISTERS: usize, const WIDTH: usize>(
+    simd: S,
     left: &[f32],
     (right, is_transposed): (&Tensor, bool),
     bias: Option<&[f32]>,
     [rows, inner, columns]: [usize; 3],
 ) -> Vec<f32> {
+    const { assert!(S::F32_LANES * REGISTERS == WIDTH, "a row of a strip is made of registers") };
     let host = right.host();
     let weights = Weights { values: host.values(), is_transposed, inner, columns };
     let count = rows * columns;
@@ -62,7 +71,7 @@ pub(super) fn product(
             #[inline(always)]
             |_| {
                 for column in (0..columns).step_by(WIDTH) {
-                    weights.add_strip(column, &mut panels);
+                    weights.add_strip::<WIDTH>(column, &mut panels);
                 }
             },
         );
@@ -91,8 +100,8 @@ pub(super) fn product(
         let rows = first_row..(first_row + height).min(rows);
         let first_column = number % across * width;
         let columns = first_column..(first_column + width).min(columns);
-        let Some(simd) = wide_vectors() else { unreachable!("this processor has such vectors") };
-        simd.vectorize(
+        Simd::vectorize(
+            simd,
             #[inline(always)]
             || {
                 let mut packed = Panels::new(if kept.is_none() { inner * WIDTH } else { 0 });
@@ -101,7 +110,7 @@ pub(super) fn product(
                         Some(panels) => &panels.values()[column * inner..][..inner * WIDTH],
                         None => {
                             packed.clear();
-                            weights.add_strip(column, &mut packed);
+                            weights.add_strip::<WIDTH>(column, &mut packed);
                             packed.values()
                         }
                     };
@@ -109,17 +118,17 @@ pub(super) fn product(
                         #[inline(always)]
                         |bias| &bias[column..][..WIDTH],
                     );
-                    let mut ahead = weights.ahead(column + WIDTH, kept);
+                    let mut ahead = weights.ahead::<WIDTH>(column + WIDTH, kept);
                     for row in rows.clone().step_by(HEIGHT) {
                         let left = &left[row * inner..];
                         let place = [row, column];
                         match rows.end - row {
-                            1 => tile::<1>(simd.avx512f, left, panel, bias, ahead, place, &line),
-                            2 => tile::<2>(simd.avx512f, left, panel, bias, ahead, place, &line),
-                            3 => tile::<3>(simd.avx512f, left, panel, bias, ahead, place, &line),
-                            4 => tile::<4>(simd.avx512f, left, panel, bias, ahead, place, &line),
-                            5 => tile::<5>(simd.avx512f, left, panel, bias, ahead, place, &line),
-                            _ => tile::<HEIGHT>(simd.avx512f, left, panel, bias, ahead, place, &line),
+                            1 => tile::<S, REGISTERS, WIDTH, 1>(simd, left, panel, bias, ahead, place, &line),
+                            2 => tile::<S, REGISTERS, WIDTH, 2>(simd, left, panel, bias, ahead, place, &line),
+                            3 => tile::<S, REGISTERS, WIDTH, 3>(simd, left, panel, bias, ahead, place, &line),
+                            4 => tile::<S, REGISTERS, WIDTH, 4>(simd, left, panel, bias, ahead, place, &line),
+                            5 => tile::<S, REGISTERS, WIDTH, 5>(simd, left, panel, bias, ahead, place, &line),
+                            _ => tile::<S, REGISTERS, WIDTH, HEIGHT>(simd, left, panel, bias, ahead, place, &line),
                         }
                         ahead = ahead.after(inner / STEP);
                     }
@@ -173,7 +182,7 @@ struct Weights<'a> {
 impl<'a> Weights<'a> {
     /// Adds the strip that begins at this column.
     #[inline(always)]
-    fn add_strip(self, column: usize, panels: &mut Panels) {
+    fn add_strip<const WIDTH: usize>(self, column: usize, panels: &mut Panels) {
         if !self.is_transposed {
             for row in self.values.chunks_exact(self.columns) {
                 let Some(row) = row[column..].first_chunk::<WIDTH>() else { unreachable!("strips are whole") };
@@ -206,7 +215,7 @@ impl<'a> Weights<'a> {
 
     /// What the strip is read from that begins at this column, if there is one.
     #[inline(always)]
-    fn ahead(self, column: usize, kept: Option<&'a Panels>) -> Ahead<'a> {
+    fn ahead<const WIDTH: usize>(self, column: usize, kept: Option<&'a Panels>) -> Ahead<'a> {
         let Self { values, is_transposed, inner, columns } = self;
         let rest = if column < columns { inner } else { 0 };
         // The rows of a transposed operand that a strip is made of lie one after another as well.
@@ -237,8 +246,8 @@ impl Ahead<'_> {
 
 /// Computes the tile at this place of the result, and writes what it has in each register.
 #[inline(always)]
-fn tile<'a, const ROWS: usize>(
-    avx: Avx512f,
+fn tile<'a, S: Simd, const REGISTERS: usize, const WIDTH: usize, const ROWS: usize>(
+    simd: S,
     left: &[f32],
     panel: &[f32],
     bias: Option<&[f32]>,
@@ -247,26 +256,25 @@ fn tile<'a, const ROWS: usize>(
     line: &impl Fn(usize, usize) -> &'a mut [MaybeUninit<f32>; WIDTH],
 ) {
     // Slices that are seen to be of one length are read without looking at it. Were there anything in the loop that can panic, the sums would not stay in registers.
-    let panel = panel.as_chunks::<LANES>().0.as_chunks::<REGISTERS>().0.as_chunks::<STEP>().0;
+    let panel = S::as_simd_f32s(panel).0.as_chunks::<REGISTERS>().0.as_chunks::<STEP>().0;
     let mut rows: [&[[f32; STEP]]; ROWS] = [&[]; ROWS];
     for (row, own) in rows.iter_mut().enumerate() {
         *own = &left[row * panel.len() * STEP..].as_chunks().0[..panel.len()];
     }
     let (mut place, step) = if ahead.rest > 0 { (ahead.place, ahead.step) } else { (0, 0) };
-    let mut sums = [[avx._mm512_setzero_ps(); REGISTERS]; ROWS];
+    let mut sums = [[simd.splat_f32s(0.0); REGISTERS]; ROWS];
     for k in 0..panel.len() {
-        for register in 0..REGISTERS {
-            fetch(ahead.values, place + register * LANES);
+        for start in (0..WIDTH).step_by(LINE / size_of::<f32>()) {
+            fetch(ahead.values, place + start);
         }
         place += step;
         // Named one by one: sums that a loop within a loop goes through are kept in memory.
         macro_rules! add {
             ($($part:literal)*) => {$(
                 for row in 0..ROWS {
-                    let factor = avx._mm512_set1_ps(rows[row][k][$part]);
+                    let factor = simd.splat_f32s(rows[row][k][$part]);
                     for register in 0..REGISTERS {
-                        let weights = cast(panel[k][$part][register]);
-                        sums[row][register] = avx._mm512_fmadd_ps(factor, weights, sums[row][register]);
+                        sums[row][register] = simd.mul_add_f32s(factor, panel[k][$part][register], sums[row][register]);
                     }
                 }
             )*};
@@ -275,16 +283,17 @@ fn tile<'a, const ROWS: usize>(
     }
     let bias = bias.map(
         #[inline(always)]
-        |bias| bias.as_chunks::<LANES>().0,
+        |bias| S::as_simd_f32s(bias).0,
     );
     for (row, sums) in sums.iter().enumerate() {
-        let line = line(first_row + row, column).as_chunks_mut::<LANES>().0;
+        let line = S::as_uninit_mut_simd_f32s(line(first_row + row, column)).0;
         for (register, sum) in sums.iter().enumerate() {
-            let mut sum = *sum;
-            if let Some(bias) = bias {
-                sum = avx._mm512_add_ps(sum, cast(bias[register]));
-            }
-            line[register] = cast::<_, [f32; LANES]>(sum).map(MaybeUninit::new);
+            let sum = bias.map_or(
+                *sum,
+                #[inline(always)]
+                |bias| simd.add_f32s(*sum, bias[register]),
+            );
+            line[register].write(sum);
         }
     }
 }
@@ -298,10 +307,10 @@ mod tests {
     /// Sums in order, whether strips are made for each product or kept, and their memory is counted.
     #[test]
     fn products_are_sums_in_order_from_the_first_use_of_weights_to_the_last() -> Result<(), Misuse> {
-        if wide_vectors().is_none() {
+        let Some(narrow) = V3::try_new() else {
             // The library's then, whose sums are in an order of their own.
             return Ok(());
-        }
+        };
         let number = |k: usize| (k * 7919 % 1009) as f32 / 1009.0 - 0.5;
         // Tiles of each height, one strip and several, blocks of more than one, and more rows than stay in a near cache.
         for [rows, inner, columns] in
@@ -321,12 +330,20 @@ mod tests {
             let with_bias: Vec<f32> = expected.iter().zip(bias.iter().cycle()).map(|(sum, bias)| sum + bias).collect();
             let context = Context::new(1 << 24, f64::INFINITY);
             let _entered = context.enter();
-            for (is_transposed, shape, right) in [(false, [inner, columns], &right), (true, [columns, inner], &turned)]
+            let arrangements = [(false, [inner, columns], &right), (true, [columns, inner], &turned)];
+            for ((is_transposed, shape, right), is_narrow) in
+                arrangements.into_iter().flat_map(|arrangement| [(arrangement, false), (arrangement, true)])
             {
                 let weights = Tensor::from_float32(&Device::cpu(), &shape, right)?;
                 let before = context.quota().used();
                 for _ in 0..10 {
-                    let find = |bias| product(&left, (&weights, is_transposed), bias, [rows, inner, columns]);
+                    let find = |bias| {
+                        let (right, sizes) = ((&weights, is_transposed), [rows, inner, columns]);
+                        match is_narrow {
+                            false => product(&left, right, bias, sizes),
+                            true => product_in::<_, 2, NARROW>(narrow, &left, right, bias, sizes),
+                        }
+                    };
                     assert_eq!(find(None), expected, "{rows} {inner} {columns} {is_transposed}");
                     assert_eq!(find(Some(&bias)), with_bias, "{rows} {inner} {columns} {is_transposed}");
                 }
