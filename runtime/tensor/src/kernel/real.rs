@@ -105,16 +105,8 @@ const LOG64: [f64; 10] = [
 /// Taylor's coefficients of `sin(r) / r - 1` and of `cos(r) - 1` in `r^2`, without constants, highest first, for `|r| <= pi / 4`.
 const SIN32: [f32; 4] = [1.0 / 362_880.0, -1.0 / 5040.0, 1.0 / 120.0, -1.0 / 6.0];
 const COS32: [f32; 5] = [-1.0 / 3_628_800.0, 1.0 / 40_320.0, -1.0 / 720.0, 1.0 / 24.0, -0.5];
-const SIN64: [f64; 8] = [
-    1.0 / 355_687_428_096_000.0,
-    -1.0 / 1_307_674_368_000.0,
-    1.0 / 6_227_020_800.0,
-    -1.0 / 39_916_800.0,
-    1.0 / 362_880.0,
-    -1.0 / 5040.0,
-    1.0 / 120.0,
-    -1.0 / 6.0,
-];
+// Without the first two, whose terms are below the last digit there.
+const SIN64: [f64; 8] = *SIN_OF_HALF64.last_chunk().expect("there are more of them");
 const COS64: [f64; 8] = [
     1.0 / 20_922_789_888_000.0,
     -1.0 / 87_178_291_200.0,
