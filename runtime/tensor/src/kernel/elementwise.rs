@@ -1,6 +1,6 @@
 //! Arithmetic on each element, for the ways of stretching that networks use: none, one row for all, one element for each row, one for all.
 
-use super::fill::{Fill, map, map_parts, zip, zip_column, zip_row, zip3};
+use super::fill::{Fill, map, map_mostly, zip, zip_column, zip_row, zip3};
 use super::{Real, for_float};
 use crate::Tensor;
 use crate::tensor::Elements;
@@ -281,10 +281,10 @@ pub(crate) fn function(function: Function, a: &Tensor) -> Elements {
                 if a < R::default() { -one } else { positive }
             }),
             Function::Exp => map(a_values, #[inline(always)] |a: R| Real::exp(a)),
-            Function::Log => mostly(a_values, R::is_positive_normal, R::log_of_normal, <R as Real>::log),
+            Function::Log => map_mostly(a_values, R::is_positive_normal, R::log_of_normal, <R as Real>::log),
             Function::Sqrt => map(a_values, #[inline(always)] |a: R| Real::sqrt(a)),
-            Function::Sin => mostly(a_values, is_small_angle, <R as Real>::sin, |a: R| a.sin_cos_of_any().0),
-            Function::Cos => mostly(a_values, is_small_angle, <R as Real>::cos, |a: R| a.sin_cos_of_any().1),
+            Function::Sin => map_mostly(a_values, is_small_angle, <R as Real>::sin, |a: R| a.sin_cos_of_any().0),
+            Function::Cos => map_mostly(a_values, is_small_angle, <R as Real>::cos, |a: R| a.sin_cos_of_any().1),
             Function::Tanh => map(a_values, #[inline(always)] |a: R| Real::tanh(a)),
             Function::Erf => map(a_values, #[inline(always)] |a: R| Real::erf(a)),
         };
@@ -296,35 +296,6 @@ pub(crate) fn function(function: Function, a: &Tensor) -> Elements {
 #[inline(always)]
 fn is_small_angle<R: Real>(a: R) -> bool {
     a.abs() <= R::from_f64(R::LARGEST_ANGLE)
-}
-
-/// `usual` of every element, or `any` of those of a part of which one is not what `usual` is right for.
-fn mostly<R: Real>(
-    a: &[R],
-    is_usual: impl Fn(R) -> bool + Send + Sync,
-    usual: impl Fn(R) -> R + Send + Sync,
-    any: impl Fn(R) -> R + Send + Sync,
-) -> Vec<R> {
-    map_parts(
-        a,
-        #[inline(always)]
-        |part, out| {
-            let are_usual = part.iter().fold(
-                true,
-                #[inline(always)]
-                |all, a| all & is_usual(*a),
-            );
-            if are_usual {
-                for (out, a) in out.iter_mut().zip(part) {
-                    *out = usual(*a);
-                }
-            } else {
-                for (out, a) in out.iter_mut().zip(part) {
-                    *out = any(*a);
-                }
-            }
-        },
-    )
 }
 
 /// `a` between the bounds; a NaN stays one.

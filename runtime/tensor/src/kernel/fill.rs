@@ -244,13 +244,34 @@ pub(crate) fn map<A: Fill, T: Fill>(a: &[A], value: impl Fn(A) -> T + Copy + Sen
     )
 }
 
-/// `fill(part, out)` writes the values of a part of `a`, in order; they are 0 before.
-pub(crate) fn map_parts<A: Fill, T: Fill>(a: &[A], fill: impl Fn(&[A], &mut [T]) + Send + Sync) -> Vec<T> {
-    in_parts(
+/// As [`map`], by `usual` for the elements of a part which all are what that is right for, and by `any` for those of other parts.
+pub(crate) fn map_mostly<A: Fill, T: Fill>(
+    a: &[A],
+    is_usual: impl Fn(A) -> bool + Send + Sync,
+    usual: impl Fn(A) -> T + Send + Sync,
+    any: impl Fn(A) -> T + Send + Sync,
+) -> Vec<T> {
+    filled(
         a.len(),
         TASK,
         #[inline(always)]
-        |k, out| fill(&a[k * TASK..][..out.len()], out),
+        |k, slots| {
+            let part = &a[k * TASK..][..slots.len()];
+            let are_usual = part.iter().fold(
+                true,
+                #[inline(always)]
+                |all, a| all & is_usual(*a),
+            );
+            if are_usual {
+                for (slot, a) in slots.iter_mut().zip(part) {
+                    slot.write(usual(*a));
+                }
+            } else {
+                for (slot, a) in slots.iter_mut().zip(part) {
+                    slot.write(any(*a));
+                }
+            }
+        },
     )
 }
 
@@ -354,6 +375,9 @@ mod tests {
             let expected: Vec<f64> = (0..count / 2).flat_map(|k| vec![k as f64; k % 3]).collect();
             assert_eq!(uneven, expected);
             assert_eq!(map(&a, |a| a + 1.0), (1..=count).map(|k| k as f64).collect::<Vec<_>>());
+            // Both ways are right for what is usual, so that no result says which one was taken; only the first part has something else.
+            let mostly = map_mostly(&a, |a| a != 3.0, |a| if a == 3.0 { f64::NAN } else { 2.0 * a }, |a| 2.0 * a);
+            assert_eq!(mostly, map(&a, |a| 2.0 * a));
             assert!(zip(&a, &a, |a, b| a - b).iter().all(|&difference| difference == 0.0));
             for width in [1, 3, 700, 5000] {
                 let whole = &a[..count / width * width];

@@ -149,21 +149,15 @@ where
 fn to_int64<R: Real>(values: &[R]) -> Vec<i64> {
     /// What has its units in the last place of a sum with [`MAGIC64`] is smaller.
     const END: f64 = (1_u64 << 51) as f64;
-    fill::map_parts(
+    // Vector units convert to 64 bits by an addition, or one number after the other.
+    fill::map_mostly(
         values,
         #[inline(always)]
-        |values, out| {
-            // Vector units convert to 64 bits by an addition, or one number after the other.
-            if values.iter().fold(true, |all, value| all & (value.to_f64().abs() < END)) {
-                for (out, value) in out.iter_mut().zip(values) {
-                    *out = (value.to_f64().trunc() + MAGIC64).to_bits().wrapping_sub(MAGIC64.to_bits()) as i64;
-                }
-            } else {
-                for (out, value) in out.iter_mut().zip(values) {
-                    *out = value.to_f64() as i64;
-                }
-            }
-        },
+        |value: R| value.to_f64().abs() < END,
+        #[inline(always)]
+        |value| (value.to_f64().trunc() + MAGIC64).to_bits().wrapping_sub(MAGIC64.to_bits()) as i64,
+        #[inline(always)]
+        |value| value.to_f64() as i64,
     )
 }
 
