@@ -16,6 +16,9 @@ pub(crate) fn solve(a: &[f64], b: &[f64], n: usize, k: usize) -> Result<Vec<f64>
     if a.iter().chain(b).any(|value| !value.is_finite()) {
         return Err(SolveError::NotFinite);
     }
+    if n == 0 {
+        return Ok(Vec::new());
+    }
     // Rows of both, so that what is done to one is done to the other.
     let width = n + k;
     let mut rows = Vec::with_capacity(n * width);
@@ -145,7 +148,7 @@ mod tests {
     #[test]
     fn solutions_satisfy_their_equations_whatever_the_sizes() {
         // Fewer rows than a block, a whole number of blocks, and rests of blocks, of groups of rows, and of lanes.
-        for (n, k) in [(0, 2), (1, 1), (7, 2), (16, 1), (17, 0), (33, 3), (48, 40), (75, 1)] {
+        for (n, k) in [(0, 0), (0, 2), (1, 1), (7, 2), (16, 1), (17, 0), (33, 3), (48, 40), (75, 1)] {
             let number = |at: usize| ((at * 7919 + 13) % 1009) as f64 / 504.5 - 1.0;
             let mut a: Vec<f64> = (0..n * n).map(number).collect();
             // Without other pivots than those on the diagonal, the first step would divide by 0.
