@@ -1,7 +1,5 @@
 //! The same elements in another arrangement. Kernels read rows without gaps, so each of these is one copy, made at once by all threads.
 
-use std::ops::Range;
-
 use bytemuck::Pod;
 
 use super::fill::{Fill, copied, in_parts, joined, repeated};
@@ -10,7 +8,7 @@ use super::{around, for_elements};
 use crate::tensor::{Elements, Host, Sizes};
 use crate::{DType, Tensor};
 
-/// The rows and columns of the blocks in which a matrix is transposed: a block of both stays in the nearest cache.
+/// The rows that are transposed together: of each column they are a line of a cache or two, all of which is used while it is near.
 const BLOCK: usize = 16;
 
 /// Axis `i` of the result is axis `axes[i]` of `a`.
@@ -85,9 +83,7 @@ fn arranged<T: Fill + Pod>(values: &[T], shape: &[usize], strides: &[usize]) -> 
                 let (first, rows) = (k * block, out.len() / width);
                 if first / height == (first + rows - 1) / height {
                     let start = start(outer, first / height) + first % height;
-                    for columns in (0..width).step_by(BLOCK).map(|column| column..(column + BLOCK).min(width)) {
-                        turn(&values[start..], step, rows, columns, out, width);
-                    }
+                    turn(&values[start..], step, out, width);
                     return;
                 }
                 for (row, out) in out.chunks_exact_mut(width).enumerate() {
@@ -113,13 +109,13 @@ fn arranged<T: Fill + Pod>(values: &[T], shape: &[usize], strides: &[usize]) -> 
     )
 }
 
-/// These columns of the first `rows` rows of `out`, whose rows have `width` elements, from where they are rows that lie `step` apart.
+/// Rows of `width` elements, whose columns are rows that lie `step` apart where they come from.
 #[inline(always)]
-fn turn<T: Fill + Pod>(values: &[T], step: usize, rows: usize, columns: Range<usize>, out: &mut [T], width: usize) {
-    let registers = registers();
-    let mut column = columns.start;
-    while column < columns.end {
-        let squares = if columns.end - column < SQUARE { 0 } else { rows / SQUARE * SQUARE };
+fn turn<T: Fill + Pod>(values: &[T], step: usize, out: &mut [T], width: usize) {
+    let (rows, registers) = (out.len() / width, registers());
+    let mut column = 0;
+    while column < width {
+        let squares = if width - column < SQUARE { 0 } else { rows / SQUARE * SQUARE };
         let wide = if squares > 0 { SQUARE } else { 1 };
         for row in (0..squares).step_by(SQUARE) {
             let square = std::array::from_fn(
