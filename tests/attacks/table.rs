@@ -70,6 +70,7 @@ impl Ending {
             HostError::Device { .. }
             | HostError::Reservation { .. }
             | HostError::Threads { .. }
+            | HostError::Shipping { .. }
             | HostError::Bug(_) => {
                 return Err(error.to_string().into());
             }

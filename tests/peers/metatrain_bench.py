@@ -12,7 +12,8 @@ Without --architecture, all are compared that both programs have; without --data
 runs with PYTHON; without one, a virtual environment is made for it in `target/metatrain`. Every figure is a median over the repeats, every ratio Kilnbox over metatrain.
 
 - epoch: wall time between the lines of successive epochs in the log, the first two left out;
-- start: from the start of the process to the end of the first optimizer step, in metatrain by PyTorch's own hook;
+- start: from the start of the process to the end of the first optimizer step, in metatrain by PyTorch's own hook. With an empty cache the architecture is compiled first,
+  but for those whose code comes with the program, as users get it with --packaged;
 - waiting for data: the part of the training in which it waits for a batch, as ours says;
 - memory: the largest resident set of the process over its whole run, the final evaluation included;
 - evaluation: milliseconds per atom for energies and forces, as each program says them itself: the mean over its batches.
@@ -168,19 +169,23 @@ class Comparison:
     def __init__(self, title, architecture, options, arguments, metatrain):
         self.title, self.architecture, self.options, self.arguments = title, architecture, options, arguments
         self.programs = {"kilnbox": [arguments.kilnbox.absolute()], "metatrain": metatrain}
+        if arguments.packaged:
+            self.programs["packaged"] = [arguments.packaged.absolute()]
         self.repeats = SEEDS if arguments.accuracy else arguments.repeats
         default = said_in(options, "num_epochs") if arguments.accuracy else 1 if arguments.start_only or arguments.evaluation else 20
         self.epochs = arguments.epochs or int(default)
-        self.runs = {"kilnbox": [], "metatrain": [], "cold": []}
+        self.runs = {"kilnbox": [], "metatrain": [], "cold": [], "packaged": []}
 
     def run(self):
         """Runs both programs in turn, so that a machine that slows down slows both."""
         with tempfile.TemporaryDirectory() as cache:
             for repeat in range(self.repeats):
                 if not self.arguments.accuracy:
-                    # A cache of its own for each first run: the architecture is compiled.
-                    with tempfile.TemporaryDirectory() as empty:
-                        self.runs["cold"].append(self.train("kilnbox", empty, repeat, 1))
+                    # A cache of its own for each first run.
+                    for program, runs in [("kilnbox", "cold"), ("packaged", "packaged")]:
+                        if program in self.programs:
+                            with tempfile.TemporaryDirectory() as empty:
+                                self.runs[runs].append(self.train(program, empty, repeat, 1))
                     if repeat == 0:
                         self.train("kilnbox", cache, repeat, 1)
                 for program in ["metatrain", "kilnbox"]:
@@ -204,7 +209,7 @@ class Comparison:
             overrides["architecture.training.batch_size"] = size
         if device := self.arguments.device:
             overrides["device"] = DEVICES_OF_METATRAIN.get(device, device) if program == "metatrain" else device
-        environment = {"KILNBOX_TIMING": "1", "XDG_CACHE_HOME": cache} if program == "kilnbox" else {}
+        environment = {} if program == "metatrain" else {"KILNBOX_TIMING": "1", "XDG_CACHE_HOME": cache}
         chosen = [part for key, value in overrides.items() for part in ("-r", f"{key}={value}")]
         return Run(folder, [*self.programs[program], "train", "benchmark.yaml", *chosen], environment)
 
@@ -254,6 +259,8 @@ class Comparison:
             self.show("peak memory", "MiB", self.of("kilnbox", "memory"), self.of("metatrain", "memory"))
         self.show("start to first step", "s", self.of("kilnbox", "start"), self.of("metatrain", "start"))
         self.show("start to first step with an empty cache", "s", self.of("cold", "start"), self.of("metatrain", "start"))
+        if self.runs["packaged"]:
+            self.show("start to first step with an empty cache, packaged", "s", self.of("packaged", "start"), self.of("metatrain", "start"))
 
     def show_accuracy(self):
         for name, quantity in [("test energy RMSE per atom", "energy"), ("test forces RMSE", "forces")]:
@@ -272,6 +279,7 @@ class Comparison:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kilnbox", type=pathlib.Path, required=True, help="the program; `cargo xtask bench` gives it")
+    parser.add_argument("--packaged", type=pathlib.Path, help="the program in a package, with compiled code beside it; `cargo xtask bench start` gives it")
     parser.add_argument("--architecture", nargs="+", choices=OPTIONS["ethanol"], metavar="NAME", help=f"of {', '.join(OPTIONS['ethanol'])}; all by default")
     parser.add_argument("--data", nargs="+", choices=OPTIONS, default=["ethanol"], metavar="NAME", help=f"of {', '.join(OPTIONS)}")
     parser.add_argument("--python", type=pathlib.Path, help="a Python that has metatrain")

@@ -21,6 +21,7 @@ use crate::hypers::HypersSources;
 use crate::log::printable;
 use crate::registries::as_path;
 use crate::run_folder::MODEL_SUFFIX;
+use crate::sandbox::Package;
 use crate::trust::Trust;
 use crate::yaml::{Node, read_text};
 use kilnbox_bundle::{
@@ -173,9 +174,7 @@ impl SearchPath {
             .map(|folders| std::env::split_paths(&folders).filter(|folder| !folder.as_os_str().is_empty()).collect())
             .unwrap_or_default();
         folders.push(PathBuf::from("."));
-        if let Some(folder) = std::env::current_exe().ok().as_deref().and_then(Path::parent).and_then(Path::parent) {
-            folders.push(folder.join("architectures"));
-        }
+        folders.extend(Package::of_this_program().ok().map(|package| package.architectures()));
         let data = std::env::var_os("XDG_DATA_HOME")
             .map(PathBuf::from)
             .filter(|folder| folder.is_absolute())

@@ -52,6 +52,8 @@ impl CliError {
             ),
             HostError::Threads { .. } => Self::input(error.to_string())
                 .hint("ask for fewer with `--threads`, or raise what the system allows a process, such as `ulimit -u` and `ulimit -v`"),
+            HostError::Shipping { .. } => Self::input(error.to_string())
+                .hint("run this as the user that the program belongs to; `chmod go-w` takes the right to write from others"),
             HostError::Bug(_) => Self::new(Blame::Kilnbox, error.to_string()),
         }
     }

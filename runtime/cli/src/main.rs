@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use kilnbox_bundle::RegistryOptions;
-use kilnbox_cli::commands::{build, eval, export, keygen, pack, pull, push, run, show, sign, train, verify};
+use kilnbox_cli::commands::{
+    build, eval, export, keygen, pack, precompile, pull, push, run, show, sign, train, verify,
+};
 use kilnbox_cli::errors::{Blame, CliError, install_panic_hook, uncaught_panic};
 use kilnbox_cli::registries::Access;
 use kilnbox_cli::sandbox::{COMPILE_COMPONENT, Sandbox};
@@ -50,6 +52,8 @@ enum Command {
     Build(BuildArguments),
     /// Makes one file of an architecture's component, hypers, schema and documentation.
     Pack(PackArguments),
+    /// Compiles architectures once for all who run this program: nobody's first start has to.
+    Precompile(PrecompileArguments),
     /// Shows what an architecture bundle, a model or a checkpoint says of itself, without running anything of it.
     Show(ShowArguments),
     /// Puts a bundle or a model into a registry, with the signature beside it.
@@ -212,6 +216,13 @@ struct PackArguments {
 }
 
 #[derive(Args)]
+struct PrecompileArguments {
+    /// Names or paths of architectures; by default all in the folder `architectures` beside the folder that the program is in. Their code goes into
+    /// `compiled` there, which must belong to whom the program belongs to.
+    architectures: Vec<String>,
+}
+
+#[derive(Args)]
 struct ShowArguments {
     /// An architecture bundle, a model or a checkpoint.
     file: PathBuf,
@@ -300,6 +311,9 @@ fn perform(arguments: Arguments) -> Result<(), CliError> {
         }
         Command::Pack(PackArguments { source, output, metadata }) => {
             pack::run(&pack::Request { source, output, metadata, sandbox })
+        }
+        Command::Precompile(PrecompileArguments { architectures }) => {
+            precompile::run(&precompile::Request { architectures, sandbox })
         }
         Command::Show(ShowArguments { file, docs }) => show::run(&show::Request { file, docs }),
         Command::Push(PushArguments { file, reference, plain }) => {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kilnbox_host::Checkpoint;
 use kilnbox_host::{
     Compiler, Component, Engine, EngineOptions, LIMITS, Level, LimitInfo, Limits, Metric, Observer, Session,
-    SessionOptions,
+    SessionOptions, Shipped,
 };
 use kilnbox_tensor::Device;
 
@@ -63,7 +63,7 @@ impl Sandbox {
         LIMITS.iter().map(row).collect::<Vec<_>>().join("\n")
     }
 
-    /// The compiler, with a cache of compiled code in the user's cache folder.
+    /// The compiler, with a cache of compiled code in the user's cache folder, and the code that came with the program.
     ///
     /// # Errors
     ///
@@ -71,6 +71,7 @@ impl Sandbox {
     pub fn engine(&self) -> Result<Engine, CliError> {
         Ok(Engine::new(&EngineOptions {
             compiled_code_cache: cache_folder(),
+            shipped_code: Package::of_this_program().ok().map(|package| package.compiled()),
             compiler: Compiler::Child { program: this_program()?, arguments: vec![COMPILE_COMPONENT.into()] },
             limits: self.limits.clone(),
             allow_inert_wasi: self.allow_inert_wasi,
@@ -118,12 +119,47 @@ pub fn cache_folder() -> Option<PathBuf> {
     folder.or_else(|| std::env::home_dir().map(|home| home.join(".cache"))).map(|folder| folder.join("kilnbox"))
 }
 
+/// What the program came with: `bin/kilnbox` beside `architectures/` and `compiled/`.
+#[derive(Clone, Debug)]
+pub struct Package {
+    program: PathBuf,
+    folder: PathBuf,
+}
+
+impl Package {
+    /// The package that the running program lies in, whether or not there is anything beside it.
+    ///
+    /// # Errors
+    ///
+    /// The program does not know where it lies.
+    pub fn of_this_program() -> Result<Self, CliError> {
+        let program = path_of_this_program()?;
+        let folder = program.parent().and_then(Path::parent).map(Path::to_owned);
+        let folder = folder.ok_or_else(|| CliError::input("the program lies in no folder"))?;
+        Ok(Self { program, folder })
+    }
+
+    /// The architectures.
+    pub fn architectures(&self) -> PathBuf {
+        self.folder.join("architectures")
+    }
+
+    /// Their compiled code.
+    fn compiled(&self) -> Shipped {
+        Shipped { folder: self.folder.join("compiled"), program: self.program.clone() }
+    }
+}
+
 /// The program that is running. On Linux that is its very file, even if another one lies at its path meanwhile.
 fn this_program() -> Result<PathBuf, CliError> {
     let running = Path::new("/proc/self/exe");
     if cfg!(target_os = "linux") && running.exists() {
         return Ok(running.to_owned());
     }
+    path_of_this_program()
+}
+
+fn path_of_this_program() -> Result<PathBuf, CliError> {
     std::env::current_exe().map_err(|error| CliError::input("the program does not find its own file").caused_by(&error))
 }
 

@@ -15,7 +15,7 @@ use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use crate::engine::{Settings, configuration};
+use crate::engine::{Settings, new_engine};
 use crate::error::{HostError, panic_message, printable};
 use crate::limits::Limits;
 
@@ -35,21 +35,17 @@ pub enum Compiler {
 }
 
 impl Compiler {
-    /// Native code for the component, as wasmtime's own file format.
+    /// Native code for the component, as wasmtime's own file format, for an engine of these settings.
     ///
     /// # Errors
     /// [`HostError::Refused`] in the compiler's words, or [`HostError::Limit`].
-    pub(crate) fn compile(
-        &self,
-        engine: &wasmtime::Engine,
-        component: &[u8],
-        limits: &Limits,
-    ) -> Result<Vec<u8>, HostError> {
+    pub(crate) fn compile(&self, settings: Settings, component: &[u8], limits: &Limits) -> Result<Vec<u8>, HostError> {
         match self {
             Self::InProcess => {
-                compile(engine, component).map_err(|(_, problem)| HostError::refused(printable(&problem)))
+                let engine = new_engine(settings)?;
+                compile(&engine, component).map_err(|(_, problem)| HostError::refused(printable(&problem)))
             }
-            Self::Child { program, arguments } => compile_in_child(program, arguments, component, limits),
+            Self::Child { program, arguments } => compile_in_child(program, arguments, settings, component, limits),
         }
     }
 }
@@ -86,14 +82,15 @@ struct Order {
 }
 
 impl Order {
-    const SIZE: usize = 32;
+    const SIZE: usize = 40;
 
     fn to_bytes(self) -> [u8; Self::SIZE] {
         let mut bytes = [0; Self::SIZE];
         bytes[..8].copy_from_slice(&self.memory_bytes.to_le_bytes());
         bytes[8..16].copy_from_slice(&self.seconds.to_le_bytes());
         bytes[16..24].copy_from_slice(&self.settings.stack_bytes.to_le_bytes());
-        bytes[24..].copy_from_slice(&u64::from(self.settings.has_deadlines).to_le_bytes());
+        bytes[24..32].copy_from_slice(&u64::from(self.settings.has_deadlines).to_le_bytes());
+        bytes[32..].copy_from_slice(&u64::from(self.settings.any_processor).to_le_bytes());
         bytes
     }
 
@@ -108,6 +105,7 @@ impl Order {
             settings: Settings {
                 stack_bytes: u64::from_le_bytes(next()?),
                 has_deadlines: u64::from_le_bytes(next()?) != 0,
+                any_processor: u64::from_le_bytes(next()?) != 0,
             },
         })
     }
@@ -127,15 +125,12 @@ impl Drop for Running {
 fn compile_in_child(
     program: &Path,
     arguments: &[OsString],
+    settings: Settings,
     component: &[u8],
     limits: &Limits,
 ) -> Result<Vec<u8>, HostError> {
     let failed = |error: io::Error| HostError::Bug(format!("the compiler's process cannot be started: {error}"));
-    let order = Order {
-        memory_bytes: limits.compile_memory_bytes,
-        seconds: limits.compile_seconds,
-        settings: Settings::of(limits),
-    };
+    let order = Order { memory_bytes: limits.compile_memory_bytes, seconds: limits.compile_seconds, settings };
     let child = Command::new(program)
         .args(arguments)
         // A child that is out of memory shall end, and not look up where it was.
@@ -265,7 +260,7 @@ fn follow_order(input: &mut impl Read) -> Result<Vec<u8>, (u8, String)> {
         io::ErrorKind::OutOfMemory => (answer::MEMORY, String::new()),
         _ => failure(&error),
     })?;
-    let engine = wasmtime::Engine::new(&configuration(order.settings)).map_err(|error| failure(&error))?;
+    let engine = new_engine(order.settings).map_err(|error| failure(&error))?;
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
         .stack_size(THREAD_STACK)
@@ -326,7 +321,7 @@ mod tests {
         let order = Order {
             memory_bytes: u64::MAX - 1,
             seconds: 0.125,
-            settings: Settings { stack_bytes: 7, has_deadlines: true },
+            settings: Settings { stack_bytes: 7, has_deadlines: false, any_processor: true },
         };
         assert_eq!(Order::read(&mut order.to_bytes().as_slice()).ok(), Some(order));
         assert!(Order::read(&mut &order.to_bytes()[..Order::SIZE - 1]).is_err());
@@ -338,7 +333,8 @@ mod tests {
         let limits = Limits { compile_seconds: 5.0, compile_memory_bytes: 1 << 20, ..Limits::default() };
         // Larger than a pipe's buffer: a child that does not read must not stop the parent.
         let component = vec![0; 1 << 20];
-        match compile_in_child(Path::new("sh"), &["-c".into(), script.into()], &component, &limits) {
+        let settings = Settings::of(&limits);
+        match compile_in_child(Path::new("sh"), &["-c".into(), script.into()], settings, &component, &limits) {
             Ok(code) => format!("code {}", String::from_utf8_lossy(&code)),
             Err(HostError::Limit { limit, message }) => format!("{limit}: {message}"),
             Err(error) => error.to_string(),
@@ -375,7 +371,7 @@ mod tests {
             }
         });
         let unlimited = Limits::default();
-        let missing = compile_in_child(Path::new("/no/such/program"), &[], b"", &unlimited);
+        let missing = compile_in_child(Path::new("/no/such/program"), &[], Settings::of(&unlimited), b"", &unlimited);
         assert!(matches!(missing, Err(HostError::Bug(_))), "{missing:?}");
     }
 }

@@ -9,7 +9,7 @@ use wasmtime::component::{Component as Compiled, Linker};
 use wasmtime::{Config, OptLevel};
 
 use crate::CONTRACT_VERSION;
-use crate::cache::CodeCache;
+use crate::cache::{CodeCache, ShippedCode};
 use crate::client::{ClientComponent, ENTRY};
 use crate::compile::Compiler;
 use crate::deadline::TICK;
@@ -31,6 +31,9 @@ const LONGEST_NAME: usize = 256;
 pub struct EngineOptions {
     /// Where compiled code is kept from one run to the next; none to compile each time.
     pub compiled_code_cache: Option<PathBuf>,
+    /// Where compiled code lies that came with the program, for components that are not in the cache yet: see [`Engine::compile_ahead`]. It is used if
+    /// the folder, its file and the program's file belong to one user, and nobody else may write them.
+    pub shipped_code: Option<Shipped>,
     /// Where components are compiled.
     pub compiler: Compiler,
     /// What a component may take to be compiled, and what its sessions will have: without any limit on time, guests are compiled without looking at the clock.
@@ -39,11 +42,21 @@ pub struct EngineOptions {
     pub allow_inert_wasi: bool,
 }
 
+/// A folder of compiled code, and the program that it came with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shipped {
+    /// The folder, which need not exist.
+    pub folder: PathBuf,
+    /// The program's file.
+    pub program: PathBuf,
+}
+
 /// Compiles components. All engines of a process share one compiler and one clock.
 #[derive(Clone, Debug)]
 pub struct Engine {
     engine: wasmtime::Engine,
     cache: Option<CodeCache>,
+    shipped: Option<ShippedCode>,
     compiler: Compiler,
     limits: Limits,
     allow_inert_wasi: bool,
@@ -78,9 +91,11 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self, HostError> {
         let engine = shared_engine(Settings::of(&options.limits))?;
         let cache = options.compiled_code_cache.as_deref().and_then(CodeCache::open);
+        let shipped = options.shipped_code.as_ref().map(|code| ShippedCode::new(&code.folder, &code.program));
         Ok(Self {
             engine,
             cache,
+            shipped,
             compiler: options.compiler.clone(),
             limits: options.limits.clone(),
             allow_inert_wasi: options.allow_inert_wasi,
@@ -133,6 +148,29 @@ impl Engine {
         Ok(ClientComponent { pre, engine: self.engine.clone(), run })
     }
 
+    /// Compiles a component that keeps to the contract for every processor of this kind, and puts the code into the folder of
+    /// [`EngineOptions::shipped_code`], for all who run this program: their first start has no more to compile than the others. Answers with the file.
+    ///
+    /// # Errors
+    /// As [`Self::load`]. [`HostError::Shipping`] where nothing can be put there, or nobody would trust it.
+    pub fn compile_ahead(&self, bytes: &[u8]) -> Result<PathBuf, HostError> {
+        let shipped = self.shipped.as_ref().ok_or_else(|| HostError::Bug("no folder for shipped code".to_owned()))?;
+        // Also what only fits the contract at first sight is refused here, and not at its users'.
+        let digest = self.load(bytes)?.digest;
+        let digest = digest.trim_start_matches("sha256:");
+        let settings = Settings { any_processor: true, ..Settings::of(&self.limits) };
+        let code = self.compiler.compile(settings, bytes, &self.limits)?;
+        let engine = compatibility(&new_engine(settings)?);
+        let failed = |problem: String| HostError::Shipping { folder: shipped.folder().to_owned(), problem };
+        let file = shipped.keep(digest, engine, &code).map_err(|error| failed(error.to_string()))?;
+        match shipped.file(digest, engine) {
+            Some(_) => Ok(file),
+            None => {
+                Err(failed("it and the program must belong to one user, and nobody else may write them".to_owned()))
+            }
+        }
+    }
+
     fn check_container(&self, bytes: &[u8]) -> Result<(), HostError> {
         let limit = self.limits.component_bytes;
         if bytes.len() as u64 > limit {
@@ -154,7 +192,10 @@ impl Engine {
         {
             return Ok(compiled);
         }
-        let code = self.compiler.compile(&self.engine, bytes, &self.limits)?;
+        if let Some(compiled) = self.shipped_code(digest) {
+            return Ok(compiled);
+        }
+        let code = self.compiler.compile(Settings::of(&self.limits), bytes, &self.limits)?;
         let compiled = self
             .trust(Code::Made(&code))
             .map_err(|error| HostError::Bug(format!("compiled code is not accepted: {error:#}")))?;
@@ -164,11 +205,20 @@ impl Engine {
         Ok(compiled)
     }
 
+    /// The code that came with the program for the component of this digest.
+    fn shipped_code(&self, digest: &str) -> Option<Compiled> {
+        let shipped = self.shipped.as_ref().filter(|shipped| shipped.exists())?;
+        let settings = Settings { any_processor: true, ..Settings::of(&self.limits) };
+        let file = shipped.file(digest, compatibility(&new_engine(settings).ok()?))?;
+        self.trust(Code::Kept(&file)).ok()
+    }
+
     #[expect(unsafe_code, reason = "compiled code is native code; wasmtime asks for a promise about where it is from")]
     fn trust(&self, code: Code<'_>) -> wasmtime::Result<Compiled> {
         // SAFETY: what is made was made a moment ago by `compile::compile`, either here or in a child process, which is this program again,
         // started by us, and answers through a pipe that nobody else holds. What is kept lies in a folder that only this user can write to, and
-        // only `CodeCache::keep` gives files there this name: it holds what was made, for a component of this digest and an engine of this hash.
+        // only `CodeCache::keep` gives files there this name: it holds what was made, for a component of this digest and an engine of this hash. Or it
+        // came with this program and belongs to whom this program belongs to, as `ShippedCode::file` has looked up: they put it there as they did this.
         // Damaged code is an error, found by wasmtime's own header; whoever could forge it could as well replace this program.
         unsafe {
             match code {
@@ -184,7 +234,7 @@ impl Engine {
 enum Code<'a> {
     /// The compiler's answer.
     Made(&'a [u8]),
-    /// A file of the cache.
+    /// A file of the cache, or one that came with the program.
     Kept(&'a Path),
 }
 
@@ -281,13 +331,15 @@ pub(crate) struct Settings {
     pub(crate) stack_bytes: u64,
     /// Whether the guest looks at the clock as it runs: there is no other way to end its own loops.
     pub(crate) has_deadlines: bool,
+    /// Whether the code shall run on every processor of this kind, and not only on such as is in this machine.
+    pub(crate) any_processor: bool,
 }
 
 impl Settings {
     /// Those that keep `limits`: who has no limit on time pays for none.
     pub(crate) fn of(limits: &Limits) -> Self {
         let has_deadlines = limits.seconds_per_call.is_finite() || limits.seconds_per_run.is_finite();
-        Self { stack_bytes: limits.stack_bytes, has_deadlines }
+        Self { stack_bytes: limits.stack_bytes, has_deadlines, any_processor: false }
     }
 }
 
@@ -298,8 +350,7 @@ fn shared_engine(settings: Settings) -> Result<wasmtime::Engine, HostError> {
     if let Some(engine) = shared.get(&settings) {
         return Ok(engine.clone());
     }
-    let engine =
-        wasmtime::Engine::new(&configuration(settings)).map_err(|error| HostError::Bug(format!("{error:#}")))?;
+    let engine = new_engine(settings)?;
     if settings.has_deadlines {
         start_ticking(engine.clone());
     }
@@ -307,8 +358,14 @@ fn shared_engine(settings: Settings) -> Result<wasmtime::Engine, HostError> {
     Ok(engine)
 }
 
+/// An engine of its own.
+pub(crate) fn new_engine(settings: Settings) -> Result<wasmtime::Engine, HostError> {
+    let bug = |error: wasmtime::Error| HostError::Bug(format!("{error:#}"));
+    configuration(settings).and_then(|config| wasmtime::Engine::new(&config)).map_err(bug)
+}
+
 /// The settings that all compiled code depends on; they stand in one place because cached code is only right for one set of them.
-pub(crate) fn configuration(settings: Settings) -> Config {
+fn configuration(settings: Settings) -> wasmtime::Result<Config> {
     let mut config = Config::new();
     let stack = usize::try_from(settings.stack_bytes).unwrap_or(usize::MAX);
     config
@@ -327,7 +384,11 @@ pub(crate) fn configuration(settings: Settings) -> Config {
         .cranelift_nan_canonicalization(true)
         .wasm_memory64(false)
         .wasm_multi_memory(true);
-    config
+    if settings.any_processor {
+        // Who names a target gets what all of its processors have, and not what this one has beside.
+        config.target(&target_lexicon::HOST.to_string())?;
+    }
+    Ok(config)
 }
 
 fn start_ticking(engine: wasmtime::Engine) {

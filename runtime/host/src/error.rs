@@ -1,6 +1,7 @@
 //! What can go wrong while an architecture runs, told apart by who has to act.
 
 use std::any::Any;
+use std::path::PathBuf;
 
 use kilnbox_data::DataError;
 
@@ -88,6 +89,14 @@ pub enum HostError {
         count: Option<usize>,
         /// What the system says.
         message: String,
+    },
+    /// Compiled code cannot be left for those who run this program.
+    #[error("compiled code cannot be put into `{}`: {problem}", folder.display())]
+    Shipping {
+        /// The folder beside the program.
+        folder: PathBuf,
+        /// What the system says, or why nobody would trust what lies there.
+        problem: String,
     },
     /// Data that cannot be had.
     #[error(transparent)]

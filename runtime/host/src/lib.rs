@@ -32,7 +32,7 @@ mod session;
 pub use client::{ClientComponent, ClientEnd};
 pub use compile::{Compiler, compile_for_parent};
 pub use deadline::OnOverrun;
-pub use engine::{Component, Engine, EngineOptions};
+pub use engine::{Component, Engine, EngineOptions, Shipped};
 pub use error::{ArchitectureErrorKind, HostError};
 pub use evaluate::{EvaluatedBatch, EvaluatedOutput, EvaluationRequest, EvaluationTask};
 pub use evaluators::Another;

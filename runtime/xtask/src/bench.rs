@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use crate::{build_kilnbox, command, guests, target};
+use crate::{build_kilnbox, command, guests, package, target};
 
 /// All of them.
 const NAMES: &str = "vs-metatrain, start, sandbox, kernels, forces or scale";
@@ -17,12 +17,15 @@ pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     let device = rest.iter().position(|word| word == "--device").and_then(|place| rest.get(place + 1)?.to_str());
     let device = device.filter(|&device| device != "cpu").unwrap_or_default();
     let mut command = match name.to_str() {
-        Some(name @ ("vs-metatrain" | "start")) => {
+        Some("vs-metatrain") => {
             let mut script = script(root, "metatrain_bench.py");
             script.arg("--kilnbox").arg(build_kilnbox(root, device)?);
-            if name == "start" {
-                script.arg("--start-only");
-            }
+            script
+        }
+        Some("start") => {
+            let mut script = script(root, "metatrain_bench.py");
+            script.arg("--kilnbox").arg(build_kilnbox(root, device)?);
+            script.arg("--start-only").arg("--packaged").arg(package::make(root, device)?.program);
             script
         }
         Some("scale") => {

@@ -5,6 +5,7 @@ mod command;
 mod debian;
 mod fuzz;
 mod guests;
+mod package;
 mod swiftshader;
 mod test;
 mod toolchain;
@@ -22,6 +23,8 @@ cargo xtask <task>
                   a Vulkan device in software
   guests [--verify]
                   builds the architectures in `guests/` into `target/guests/`; twice, in two folders, to see whether the bytes are the same
+  package         makes what users are given, `target/package/kilnbox-VERSION-MACHINE.tar.gz`: the program with the devices that KILNBOX_DEVICES names, the
+                  architectures and their compiled code
   kilnbox ARGS    builds all that is needed and runs the program (also `cargo kilnbox ARGS`)
   bench NAME      runs a benchmark and prints ratios: vs-metatrain, start, sandbox, kernels, forces, scale; with `--device NAME`, on that device
   fuzz [TARGET] [--minutes N]
@@ -36,6 +39,7 @@ fn main() -> ExitCode {
     let result = match task.as_str() {
         "test" => test::run(&root, &arguments),
         "guests" => build_guests(&root, &arguments),
+        "package" => package(&root, &arguments),
         "kilnbox" => kilnbox(&root, &arguments),
         "bench" => bench::run(&root, &arguments),
         "fuzz" => fuzz::run(&root, &arguments),
@@ -65,6 +69,16 @@ fn build_guests(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String>
     }
 }
 
+fn package(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
+    if !arguments.is_empty() {
+        return Err("`cargo xtask package` takes no arguments".to_owned());
+    }
+    let archive = package::make(root, &devices_of_environment())?.archive;
+    let size = std::fs::metadata(&archive).map_err(|error| format!("`{}`: {error}", archive.display()))?.len();
+    eprintln!("packed into `{}`: {} MB", archive.display(), size / 1_000_000);
+    Ok(ExitCode::SUCCESS)
+}
+
 /// Builds guests and the program, and becomes the program.
 fn kilnbox(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     let features = devices_of_environment();
@@ -75,7 +89,7 @@ fn kilnbox(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     command::status(&mut command)
 }
 
-/// The devices that `cargo kilnbox` builds beside the processor: what `KILNBOX_DEVICES` says, such as `vulkan` or `cuda,vulkan`.
+/// The devices that `cargo kilnbox` and `cargo xtask package` build beside the processor: what `KILNBOX_DEVICES` says, such as `vulkan` or `cuda,vulkan`.
 fn devices_of_environment() -> String {
     std::env::var("KILNBOX_DEVICES").unwrap_or_default()
 }

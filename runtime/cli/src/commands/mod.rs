@@ -6,6 +6,7 @@ pub mod eval;
 pub mod export;
 pub mod keygen;
 pub mod pack;
+pub mod precompile;
 pub mod pull;
 pub mod push;
 pub mod run;
