@@ -1,7 +1,7 @@
 //! Sums and extremes over axes, in an order that depends on shapes alone.
 
 use super::fill::{Fill, in_parts, in_uneven_parts};
-use super::{Real, around, for_float, shape, vectorised};
+use super::{Real, Vectors, around, for_float, shape, vectorised};
 use crate::tensor::{Elements, Sizes};
 use crate::{DType, Tensor};
 
@@ -134,52 +134,69 @@ fn lane_sum<R: Real>(block: &[R]) -> f64 {
     )
 }
 
-/// The columns that are summed together: as many as registers hold in double precision.
+/// The columns that are summed together: as many as registers of 256 bits hold in double precision.
 const COLUMNS: usize = 32;
+/// More of them, as many as registers of 512 bits hold: a longer piece of each row, which comes faster from memory.
+const MORE_COLUMNS: [usize; 2] = [128, 64];
 
-/// For each of `blocks` blocks of `count` rows of `width` elements, the sum of the rows, row after row.
+/// For each of `blocks` blocks of `count` rows of `width` elements, the sum of the rows, row after row. It does not depend on how many columns go together.
 fn sum_columns<R: Real>(values: &[R], [blocks, count, width]: [usize; 3]) -> Vec<R> {
-    let strips = width.div_ceil(COLUMNS);
-    let size = |strip: usize| COLUMNS.min(width - strip * COLUMNS);
+    // Long pieces only where there is one for each thread.
+    let enough = |columns: &usize| blocks * (width / columns) >= rayon::current_num_threads();
+    let columns = MORE_COLUMNS.into_iter().find(enough).unwrap_or(COLUMNS);
+    let strips = width.div_ceil(columns);
     in_uneven_parts(
-        (0..blocks * strips).map(|part| size(part % strips)),
+        (0..blocks * strips).map(|part| columns.min(width - part % strips * columns)),
         values.len(),
         #[inline(always)]
-        |_, part, out| {
-            let (block, first) = (part / strips, part % strips * COLUMNS);
-            let rows = values[block * count * width..][..count * width].chunks_exact(width);
-            let totals = match out.len() {
-                COLUMNS => total_of_rows(rows.filter_map(
-                    #[inline(always)]
-                    |row| row.get(first..)?.first_chunk(),
-                )),
-                _ => {
-                    let mut totals = [0.0; COLUMNS];
-                    for row in rows {
-                        totals.iter_mut().zip(&row[first..]).for_each(|(total, value)| *total += value.to_f64());
-                    }
-                    totals
+        |vectors, part, mut out| {
+            let (block, mut first) = (part / strips, part % strips * columns);
+            let values = &values[block * count * width..][..count * width];
+            if vectors == Vectors::Wide {
+                out = sum_strips::<R, { MORE_COLUMNS[0] }>(values, width, &mut first, out);
+                out = sum_strips::<R, { MORE_COLUMNS[1] }>(values, width, &mut first, out);
+            }
+            out = sum_strips::<R, COLUMNS>(values, width, &mut first, out);
+            if !out.is_empty() {
+                let mut totals = [0.0; COLUMNS];
+                for row in values.chunks_exact(width) {
+                    totals.iter_mut().zip(&row[first..]).for_each(|(total, value)| *total += value.to_f64());
                 }
-            };
-            out.iter_mut().zip(totals).for_each(|(out, total)| *out = R::from_f64(total));
+                out.iter_mut().zip(totals).for_each(|(out, total)| *out = R::from_f64(total));
+            }
         },
     )
 }
 
-/// The sum of rows. Nothing in the loop can panic: it would keep the totals out of registers.
+/// Sums columns from `first` on, `STRIP` of them at a time, and answers with what is left of `out`. Nothing in the loop over rows can panic: it would keep the
+/// totals out of registers.
 #[inline(always)]
-fn total_of_rows<'a, R: Real>(rows: impl Iterator<Item = &'a [R; COLUMNS]>) -> [f64; COLUMNS] {
-    let mut totals = [0.0; COLUMNS];
-    for row in rows {
-        let row: [f64; COLUMNS] = std::array::from_fn(
+fn sum_strips<'a, R: Real, const STRIP: usize>(
+    values: &[R],
+    width: usize,
+    first: &mut usize,
+    out: &'a mut [R],
+) -> &'a mut [R] {
+    let (strips, rest) = out.as_chunks_mut::<STRIP>();
+    for strip in strips {
+        let mut totals = [0.0; STRIP];
+        let pieces = values.chunks_exact(width).filter_map(
             #[inline(always)]
-            |column| row[column].to_f64(),
+            |row| row.get(*first..)?.first_chunk::<STRIP>(),
         );
-        for column in 0..COLUMNS {
-            totals[column] += row[column];
+        for piece in pieces {
+            let piece: [f64; STRIP] = std::array::from_fn(
+                #[inline(always)]
+                |column| piece[column].to_f64(),
+            );
+            for column in 0..STRIP {
+                totals[column] += piece[column];
+            }
         }
+        strip.iter_mut().zip(totals).for_each(|(out, total)| *out = R::from_f64(total));
+        *first += STRIP;
     }
-    totals
+    rest
 }
 
 /// Which end to look for.
