@@ -186,7 +186,8 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    fn of(output: &Output) -> Self {
+    /// What a process that has ended said.
+    pub fn of(output: &Output) -> Self {
         Self {
             code: output.status.code(),
             output: String::from_utf8_lossy(&output.stdout).into_owned(),
