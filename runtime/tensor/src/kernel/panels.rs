@@ -29,7 +29,10 @@ const HEIGHT: usize = 6;
 /// With fewer rows than three tiles have, bringing weights into order does not pay.
 const LEAST_ROWS: usize = 2 * HEIGHT + 1;
 /// The least numbers in a row that are worth it, and the most: strips of longer ones do not stay in a near cache, and what strips take that are not kept is not counted.
-const INNER: RangeInclusive<usize> = 32..=512;
+const INNER: RangeInclusive<usize> = 32..=1024;
+/// From more numbers in a row than these on, only a few blocks of rows are multiplied here: strips that are not kept are made anew for each block.
+const LONG: usize = 512;
+const MOST_BLOCKS_OF_LONG: usize = 2;
 /// Rows of about so many numbers are multiplied with one strip after another, and stay in a near cache meanwhile.
 const FEW: usize = 1 << 17;
 /// For so many places of the inner axis one row of the next strip is asked for: the first four tiles of a strip ask for all of them.
@@ -39,7 +42,13 @@ const STEP: usize = 4;
 pub(super) fn are_for([rows, inner, columns]: [usize; 3]) -> bool {
     // A whole number of wide strips is one of narrow ones, too.
     let are_whole = inner.is_multiple_of(SQUARE) && columns.is_multiple_of(WIDE);
-    are_whole && rows >= LEAST_ROWS && INNER.contains(&inner) && V3::try_new().is_some()
+    let are_few = inner <= LONG || rows <= MOST_BLOCKS_OF_LONG * height(inner);
+    are_whole && are_few && rows >= LEAST_ROWS && INNER.contains(&inner) && V3::try_new().is_some()
+}
+
+/// The rows of a block, which follow one another with one strip after another.
+fn height(inner: usize) -> usize {
+    (FEW / inner).next_multiple_of(HEIGHT)
 }
 
 /// `left right + bias` in single precision, in blocks of rows and columns that threads share. The sizes are such as [`are_for`] said, and the first two are those of `left`.
@@ -80,7 +89,7 @@ fn product_in<S: Simd, const REGISTERS: usize, const WIDTH: usize>(
     let multiplications = count.saturating_mul(inner);
     let width = matrix::block(multiplications, columns);
     // Blocks of the same rows follow one another, so that a thread finds these in a near cache.
-    let height = (FEW / inner).next_multiple_of(HEIGHT);
+    let height = height(inner);
     let across = columns.div_ceil(width);
     let mut out: Vec<f32> = Vec::with_capacity(count);
     let start = AtomicPtr::new(out.as_mut_ptr());
@@ -313,10 +322,16 @@ mod tests {
         };
         let number = |k: usize| (k * 7919 % 1009) as f32 / 1009.0 - 0.5;
         // Tiles of each height, one strip and several, blocks of more than one, and more rows than stay in a near cache.
-        for [rows, inner, columns] in
-            [[13, 32, 64], [14, 40, 192], [15, 64, 128], [41, 256, 64], [82, 48, 1024 + 64], [2060, 64, 64]]
-        {
-            assert!(are_for([rows, inner, columns]) && !are_for([rows, 520, columns]));
+        for [rows, inner, columns] in [
+            [13, 32, 64],
+            [14, 40, 192],
+            [15, 64, 128],
+            [41, 256, 64],
+            [82, 48, 1024 + 64],
+            [2060, 64, 64],
+            [140, 1024, 64],
+        ] {
+            assert!(are_for([rows, inner, columns]) && !are_for([rows, 1032, columns]));
             let left: Vec<f32> = (0..rows * inner).map(number).collect();
             let right: Vec<f32> = (0..inner * columns).map(|k| number(k + 5)).collect();
             let turned: Vec<f32> = (0..inner * columns).map(|at| right[at % inner * columns + at / inner]).collect();
