@@ -18,7 +18,7 @@ pub(crate) struct CodeCache {
 impl CodeCache {
     /// Opens or makes the folder. None where it cannot be made, or where others than its owner can write to it.
     pub(crate) fn open(folder: &Path) -> Option<Self> {
-        create_private(folder).ok()?;
+        create_folder(folder, 0o700).ok()?;
         is_private(folder).then(|| Self { folder: folder.to_owned() })
     }
 
@@ -69,13 +69,13 @@ impl ShippedCode {
     /// The folder cannot be made, or nothing can be written to it.
     pub(crate) fn keep(&self, component: &str, engine: u64, code: &[u8]) -> io::Result<PathBuf> {
         let file = self.folder.join(file_name(component, engine));
-        fs::create_dir_all(&self.folder)?;
+        create_folder(&self.folder, 0o755)?;
         write_whole(&file, code)?;
-        // Whatever is usual for new files here: all may read these, and their owner alone may write them.
+        // All may read it, once nobody can have opened it to write.
         #[cfg(unix)]
-        for (path, mode) in [(&self.folder, 0o755), (&file, 0o644)] {
+        {
             use std::os::unix::fs::PermissionsExt;
-            fs::set_permissions(path, fs::Permissions::from_mode(mode))?;
+            fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
         }
         Ok(file)
     }
@@ -85,13 +85,18 @@ fn file_name(component: &str, engine: u64) -> String {
     format!("{component}-{engine:016x}.cwasm")
 }
 
-/// Writes a file as a whole or not at all.
+/// Writes a file as a whole or not at all, which its owner alone may open.
 fn write_whole(file: &Path, code: &[u8]) -> io::Result<()> {
     static WRITTEN: AtomicU64 = AtomicU64::new(0);
     // A name that no other writer has, in this process or another one.
     let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
     let temporary = file.with_extension(format!("{}-{number}.part", std::process::id()));
-    let written = fs::File::create(&temporary)
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let written = options
+        .open(&temporary)
         .and_then(|mut target| target.write_all(code).and_then(|()| target.sync_all()))
         .and_then(|()| fs::rename(&temporary, file));
     if written.is_err() {
@@ -101,14 +106,15 @@ fn write_whole(file: &Path, code: &[u8]) -> io::Result<()> {
     written
 }
 
+/// Makes a folder, if there is none, to which others have no more rights than `mode` says.
 #[cfg(unix)]
-fn create_private(folder: &Path) -> io::Result<()> {
+fn create_folder(folder: &Path, mode: u32) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
+    fs::DirBuilder::new().recursive(true).mode(mode).create(folder)
 }
 
 #[cfg(not(unix))]
-fn create_private(folder: &Path) -> io::Result<()> {
+fn create_folder(folder: &Path, _: u32) -> io::Result<()> {
     fs::create_dir_all(folder)
 }
 
