@@ -6,7 +6,7 @@ use std::sync::Arc;
 use kilnbox_host::Checkpoint;
 use kilnbox_host::{
     Compiler, Component, Engine, EngineOptions, LIMITS, Level, LimitInfo, Limits, Metric, Observer, Session,
-    SessionOptions, Shipped,
+    SessionOptions, ShippedCode,
 };
 use kilnbox_tensor::Device;
 
@@ -145,8 +145,8 @@ impl Package {
     }
 
     /// Their compiled code.
-    fn compiled(&self) -> Shipped {
-        Shipped { folder: self.folder.join("compiled"), program: self.program.clone() }
+    fn compiled(&self) -> ShippedCode {
+        ShippedCode { folder: self.folder.join("compiled"), program: self.program.clone() }
     }
 }
 

@@ -33,41 +33,29 @@ impl CodeCache {
     }
 }
 
-/// A folder of compiled code that came with the program. As with [`CodeCache`], what cannot be used is compiled.
-#[derive(Clone, Debug)]
-pub(crate) struct ShippedCode {
-    folder: PathBuf,
-    program: PathBuf,
+/// A folder of compiled code that came with a program. As with a cache of it, what cannot be used is compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShippedCode {
+    /// The folder, which need not exist.
+    pub folder: PathBuf,
+    /// The program's file.
+    pub program: PathBuf,
 }
 
 impl ShippedCode {
-    /// The code in `folder`, which came with the program of this file.
-    pub(crate) fn new(folder: &Path, program: &Path) -> Self {
-        Self { folder: folder.to_owned(), program: program.to_owned() }
-    }
-
     /// The file for the component of this digest, compiled by an engine of this hash. None where there is none, or where the folder or the file belong to
     /// others than the program does, or can be written by others.
     pub(crate) fn file(&self, component: &str, engine: u64) -> Option<PathBuf> {
         let file = self.folder.join(file_name(component, engine));
-        are_one_owners(&[&self.program, &self.folder, &file]).then_some(file)
-    }
-
-    /// The folder.
-    pub(crate) fn folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// Whether there is such a folder at all.
-    pub(crate) fn exists(&self) -> bool {
-        self.folder.is_dir()
+        let owner = Some(sole_writer(&self.program)?);
+        (sole_writer(&self.folder) == owner && sole_writer(&file) == owner).then_some(file)
     }
 
     /// Puts code there for all who run the program.
     ///
     /// # Errors
     /// The folder cannot be made, or nothing can be written to it.
-    pub(crate) fn keep(&self, component: &str, engine: u64, code: &[u8]) -> io::Result<PathBuf> {
+    pub(crate) fn keep(&self, component: &str, engine: u64, code: &[u8]) -> io::Result<()> {
         let file = self.folder.join(file_name(component, engine));
         create_folder(&self.folder, 0o755)?;
         write_whole(&file, code)?;
@@ -77,7 +65,7 @@ impl ShippedCode {
             use std::os::unix::fs::PermissionsExt;
             fs::set_permissions(&file, fs::Permissions::from_mode(0o644))?;
         }
-        Ok(file)
+        Ok(())
     }
 }
 
@@ -118,33 +106,31 @@ fn create_folder(folder: &Path, _: u32) -> io::Result<()> {
     fs::create_dir_all(folder)
 }
 
-#[cfg(unix)]
 fn is_private(folder: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
     // Another's folder is another's to fill, whatever its permissions say today: think of root with a user's `HOME`.
-    let own = rustix::process::geteuid().as_raw();
-    fs::metadata(folder)
-        .is_ok_and(|metadata| metadata.is_dir() && metadata.uid() == own && metadata.mode() & 0o022 == 0)
+    folder.is_dir() && sole_writer(folder) == Some(this_user())
 }
 
-#[cfg(not(unix))]
-fn is_private(folder: &Path) -> bool {
-    folder.is_dir()
-}
-
-/// Whether all of these are there, belong to one user, and can be written by that user alone.
+/// The user that a file or a folder belongs to, if nobody else may write it.
 #[cfg(unix)]
-fn are_one_owners(paths: &[&Path]) -> bool {
+fn sole_writer(path: &Path) -> Option<u32> {
     use std::os::unix::fs::MetadataExt;
-    let owners = paths.iter().map(|path| {
-        let metadata = fs::metadata(path).ok()?;
-        (metadata.mode() & 0o022 == 0).then_some(metadata.uid())
-    });
-    let owners: Option<Vec<u32>> = owners.collect();
-    owners.is_some_and(|owners| owners.windows(2).all(|pair| pair[0] == pair[1]))
+    let metadata = fs::metadata(path).ok()?;
+    (metadata.mode() & 0o022 == 0).then_some(metadata.uid())
+}
+
+#[cfg(unix)]
+fn this_user() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+/// Elsewhere whatever is there is taken to be this user's own.
+#[cfg(not(unix))]
+fn sole_writer(path: &Path) -> Option<u32> {
+    path.exists().then(this_user)
 }
 
 #[cfg(not(unix))]
-fn are_one_owners(paths: &[&Path]) -> bool {
-    paths.iter().all(|path| path.exists())
+fn this_user() -> u32 {
+    0
 }

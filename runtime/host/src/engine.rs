@@ -33,22 +33,13 @@ pub struct EngineOptions {
     pub compiled_code_cache: Option<PathBuf>,
     /// Where compiled code lies that came with the program, for components that are not in the cache yet: see [`Engine::compile_ahead`]. It is used if
     /// the folder, its file and the program's file belong to one user, and nobody else may write them.
-    pub shipped_code: Option<Shipped>,
+    pub shipped_code: Option<ShippedCode>,
     /// Where components are compiled.
     pub compiler: Compiler,
     /// What a component may take to be compiled, and what its sessions will have: without any limit on time, guests are compiled without looking at the clock.
     pub limits: Limits,
     /// Whether imports of WASI 0.2 are served with nothing behind them: no folder, no socket, no environment, no time.
     pub allow_inert_wasi: bool,
-}
-
-/// A folder of compiled code, and the program that it came with.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Shipped {
-    /// The folder, which need not exist.
-    pub folder: PathBuf,
-    /// The program's file.
-    pub program: PathBuf,
 }
 
 /// Compiles components. All engines of a process share one compiler and one clock.
@@ -91,11 +82,10 @@ impl Engine {
     pub fn new(options: &EngineOptions) -> Result<Self, HostError> {
         let engine = shared_engine(Settings::of(&options.limits))?;
         let cache = options.compiled_code_cache.as_deref().and_then(CodeCache::open);
-        let shipped = options.shipped_code.as_ref().map(|code| ShippedCode::new(&code.folder, &code.program));
         Ok(Self {
             engine,
             cache,
-            shipped,
+            shipped: options.shipped_code.clone(),
             compiler: options.compiler.clone(),
             limits: options.limits.clone(),
             allow_inert_wasi: options.allow_inert_wasi,
@@ -108,20 +98,29 @@ impl Engine {
     /// [`HostError::Refused`] with everything that it wants beyond the contract, or what it lacks to be an architecture; [`HostError::Limit`] if it
     /// is too large, or compiling it takes too much.
     pub fn load(&self, bytes: &[u8]) -> Result<Component, HostError> {
-        self.check_container(bytes)?;
-        check_imports(bytes, self.allow_inert_wasi)?;
+        self.check(bytes)?;
         let digest = hexadecimal(&Sha256::digest(bytes));
-        let compiled = self.compiled(bytes, &digest)?;
+        let pre = self.link(&self.compiled(bytes, &digest)?)?;
+        Ok(Component { pre, engine: self.engine.clone(), digest: format!("sha256:{digest}") })
+    }
+
+    /// Whether `bytes` are a component which wants nothing but the contract, before anything is compiled.
+    fn check(&self, bytes: &[u8]) -> Result<(), HostError> {
+        self.check_container(bytes)?;
+        check_imports(bytes, self.allow_inert_wasi)
+    }
+
+    /// Gives the component what it imports, which it must use as the contract has it.
+    fn link(&self, compiled: &Compiled) -> Result<ArchitecturePre<State>, HostError> {
         let mut linker = Linker::new(&self.engine);
         serve::add_to_linker(&mut linker).map_err(|error| HostError::Bug(format!("{error:#}")))?;
         if self.allow_inert_wasi {
-            add_inert_wasi(&mut linker, &compiled)?;
+            add_inert_wasi(&mut linker, compiled)?;
         }
-        let pre = linker
-            .instantiate_pre(&compiled)
+        linker
+            .instantiate_pre(compiled)
             .and_then(ArchitecturePre::new)
-            .map_err(|error| HostError::refused(printable(&format!("it does not keep to the contract: {error:#}"))))?;
-        Ok(Component { pre, engine: self.engine.clone(), digest: format!("sha256:{digest}") })
+            .map_err(|error| HostError::refused(printable(&format!("it does not keep to the contract: {error:#}"))))
     }
 
     /// Checks that `bytes` are a program that wants nothing but models and WASI, and compiles it or takes its compiled code from the cache. WASI is served with
@@ -155,20 +154,17 @@ impl Engine {
     /// As [`Self::load`]. [`HostError::Shipping`] where nothing can be put there, or nobody would trust it.
     pub fn compile_ahead(&self, bytes: &[u8]) -> Result<PathBuf, HostError> {
         let shipped = self.shipped.as_ref().ok_or_else(|| HostError::Bug("no folder for shipped code".to_owned()))?;
-        // Also what only fits the contract at first sight is refused here, and not at its users'.
-        let digest = self.load(bytes)?.digest;
-        let digest = digest.trim_start_matches("sha256:");
-        let settings = Settings { any_processor: true, ..Settings::of(&self.limits) };
-        let code = self.compiler.compile(settings, bytes, &self.limits)?;
+        self.check(bytes)?;
+        let digest = hexadecimal(&Sha256::digest(bytes));
+        let settings = Settings::of(&self.limits).for_any_processor();
+        let (compiled, code) = self.compile(settings, bytes)?;
+        // What only fits the contract at first sight is refused here, and not at its users'.
+        self.link(&compiled)?;
         let engine = compatibility(&new_engine(settings)?);
-        let failed = |problem: String| HostError::Shipping { folder: shipped.folder().to_owned(), problem };
-        let file = shipped.keep(digest, engine, &code).map_err(|error| failed(error.to_string()))?;
-        match shipped.file(digest, engine) {
-            Some(_) => Ok(file),
-            None => {
-                Err(failed("it and the program must belong to one user, and nobody else may write them".to_owned()))
-            }
-        }
+        let failed = |problem: String| HostError::Shipping { folder: shipped.folder.clone(), problem };
+        shipped.keep(&digest, engine, &code).map_err(|error| failed(error.to_string()))?;
+        let untrusted = "it and the program must belong to one user, and nobody else may write them";
+        shipped.file(&digest, engine).ok_or_else(|| failed(untrusted.to_owned()))
     }
 
     fn check_container(&self, bytes: &[u8]) -> Result<(), HostError> {
@@ -195,20 +191,27 @@ impl Engine {
         if let Some(compiled) = self.shipped_code(digest) {
             return Ok(compiled);
         }
-        let code = self.compiler.compile(Settings::of(&self.limits), bytes, &self.limits)?;
-        let compiled = self
-            .trust(Code::Made(&code))
-            .map_err(|error| HostError::Bug(format!("compiled code is not accepted: {error:#}")))?;
+        let (compiled, code) = self.compile(Settings::of(&self.limits), bytes)?;
         if let (Some(cache), Some(file)) = (&self.cache, &file) {
             cache.keep(file, &code);
         }
         Ok(compiled)
     }
 
+    /// Compiles for these settings; the code itself, too.
+    fn compile(&self, settings: Settings, bytes: &[u8]) -> Result<(Compiled, Vec<u8>), HostError> {
+        let code = self.compiler.compile(settings, bytes, &self.limits)?;
+        let compiled = self
+            .trust(Code::Made(&code))
+            .map_err(|error| HostError::Bug(format!("compiled code is not accepted: {error:#}")))?;
+        Ok((compiled, code))
+    }
+
     /// The code that came with the program for the component of this digest.
     fn shipped_code(&self, digest: &str) -> Option<Compiled> {
-        let shipped = self.shipped.as_ref().filter(|shipped| shipped.exists())?;
-        let settings = Settings { any_processor: true, ..Settings::of(&self.limits) };
+        // Without a folder, there is no need to know what its files would be called.
+        let shipped = self.shipped.as_ref().filter(|shipped| shipped.folder.is_dir())?;
+        let settings = Settings::of(&self.limits).for_any_processor();
         let file = shipped.file(digest, compatibility(&new_engine(settings).ok()?))?;
         self.trust(Code::Kept(&file)).ok()
     }
@@ -340,6 +343,11 @@ impl Settings {
     pub(crate) fn of(limits: &Limits) -> Self {
         let has_deadlines = limits.seconds_per_call.is_finite() || limits.seconds_per_run.is_finite();
         Self { stack_bytes: limits.stack_bytes, has_deadlines, any_processor: false }
+    }
+
+    /// The same for code that others shall run, on processors that are not known.
+    fn for_any_processor(self) -> Self {
+        Self { any_processor: true, ..self }
     }
 }
 

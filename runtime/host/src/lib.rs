@@ -29,10 +29,11 @@ mod serve;
 pub mod service;
 mod session;
 
+pub use cache::ShippedCode;
 pub use client::{ClientComponent, ClientEnd};
 pub use compile::{Compiler, compile_for_parent};
 pub use deadline::OnOverrun;
-pub use engine::{Component, Engine, EngineOptions, Shipped};
+pub use engine::{Component, Engine, EngineOptions};
 pub use error::{ArchitectureErrorKind, HostError};
 pub use evaluate::{EvaluatedBatch, EvaluatedOutput, EvaluationRequest, EvaluationTask};
 pub use evaluators::Another;
