@@ -25,7 +25,7 @@ pub fn run(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
         Some("start") => {
             let mut script = script(root, "metatrain_bench.py");
             script.arg("--kilnbox").arg(build_kilnbox(root, device)?);
-            script.arg("--start-only").arg("--packaged").arg(package::make(root, device)?.program);
+            script.arg("--start-only").arg("--packaged").arg(package::make(root, device)?);
             script
         }
         Some("scale") => {

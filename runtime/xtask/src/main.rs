@@ -73,7 +73,8 @@ fn package(root: &Path, arguments: &[OsString]) -> Result<ExitCode, String> {
     if !arguments.is_empty() {
         return Err("`cargo xtask package` takes no arguments".to_owned());
     }
-    let archive = package::make(root, &devices_of_environment())?.archive;
+    package::make(root, &devices_of_environment())?;
+    let archive = package::archive(root)?;
     let size = std::fs::metadata(&archive).map_err(|error| format!("`{}`: {error}", archive.display()))?.len();
     eprintln!("packed into `{}`: {} MB", archive.display(), size / 1_000_000);
     Ok(ExitCode::SUCCESS)

@@ -20,20 +20,10 @@ use crate::{build_kilnbox, command, guests, target};
 /// What lies in a package as it lies in the repository.
 const DOCUMENTS: [&str; 3] = ["README.md", "LICENSE-APACHE", "LICENSE-MIT"];
 
-/// A package that was made.
-pub struct Package {
-    /// The program in it.
-    pub program: PathBuf,
-    /// The archive of all of it.
-    pub archive: PathBuf,
-}
-
-/// Makes the package of a program that was built with these features, in `target/package/`.
-pub fn make(root: &Path, features: &str) -> Result<Package, String> {
+/// Makes the package of a program that was built with these features, in `target/package/`, and says which program is in it.
+pub fn make(root: &Path, features: &str) -> Result<PathBuf, String> {
     let built = build_kilnbox(root, features)?;
-    let packages = target(root).join("package");
-    let name = format!("kilnbox-{}-{ARCH}-{OS}", env!("CARGO_PKG_VERSION"));
-    let folder = packages.join(&name);
+    let folder = packages(root).join(name());
     let program = folder.join("bin").join(format!("kilnbox{EXE_SUFFIX}"));
     fill(root, &built, &folder, &program).map_err(|error| format!("`{}`: {error}", folder.display()))?;
     // Names of lines for developers are three quarters of its size. Where there is no `strip`, they stay.
@@ -41,9 +31,22 @@ pub fn make(root: &Path, features: &str) -> Result<Package, String> {
         eprintln!("the program is packed with its debug information: there is no `strip`");
     }
     command::check(Command::new(&program).arg("precompile"))?;
-    let archive = packages.join(format!("{name}.tar.gz"));
-    command::check(Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(&packages).arg(&name))?;
-    Ok(Package { program, archive })
+    Ok(program)
+}
+
+/// Makes an archive of the package, beside it.
+pub fn archive(root: &Path) -> Result<PathBuf, String> {
+    let archive = packages(root).join(format!("{}.tar.gz", name()));
+    command::check(Command::new("tar").arg("-czf").arg(&archive).arg("-C").arg(packages(root)).arg(name()))?;
+    Ok(archive)
+}
+
+fn packages(root: &Path) -> PathBuf {
+    target(root).join("package")
+}
+
+fn name() -> String {
+    format!("kilnbox-{}-{ARCH}-{OS}", env!("CARGO_PKG_VERSION"))
 }
 
 /// Lays out all but the compiled code; nothing of an older package stays.
