@@ -3,6 +3,7 @@
 pub mod parity;
 
 use std::error::Error;
+use std::ffi::OsStr;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -186,8 +187,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// What a process that has ended said.
-    pub fn of(output: &Output) -> Self {
+    fn of(output: &Output) -> Self {
         Self {
             code: output.status.code(),
             output: String::from_utf8_lossy(&output.stdout).into_owned(),
@@ -226,8 +226,12 @@ impl Workplace {
     /// The tests run without `cargo xtask`, which builds the program and the guests and says where they are.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let program = std::env::var_os("KILNBOX_PROGRAM");
-        let mut command =
-            Command::new(program.expect("run the tests with `cargo xtask test`, which builds the program"));
+        self.command_of(program.expect("run the tests with `cargo xtask test`, which builds the program"), arguments)
+    }
+
+    /// The same with another program, such as a copy.
+    fn command_of(&self, program: impl AsRef<OsStr>, arguments: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(arguments).current_dir(self.folder.path()).env("NO_COLOR", "1").env_remove("KILNBOX_TIMING");
         command
     }
@@ -312,7 +316,18 @@ impl Elsewhere {
 
     /// The program, to be run in the folder with these arguments; it finds nothing of this machine's user.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = self.0.command(arguments);
+        self.alone(self.0.command(arguments))
+    }
+
+    /// Runs a copy of the program in the folder, as [`Self::command`] does the program.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn run_copy(&self, program: &str, arguments: &[&str]) -> io::Result<Outcome> {
+        Ok(Outcome::of(&self.alone(self.0.command_of(self.path(program), arguments)).output()?))
+    }
+
+    fn alone(&self, mut command: Command) -> Command {
         command.env("KILNBOX_ARCHITECTURES", self.path("none")).env("HOME", self.path("home"));
         for (variable, folder) in [
             ("XDG_CACHE_HOME", "cache"),

@@ -49,16 +49,7 @@ impl Package {
 
     /// Runs the program of the package.
     fn run(&self, arguments: &[&str]) -> Fallible<Outcome> {
-        let usual = self.place.command(arguments);
-        let mut command = std::process::Command::new(self.place.path("package/bin/kilnbox"));
-        command.args(arguments).current_dir(self.place.path("."));
-        for (name, value) in usual.get_envs() {
-            match value {
-                Some(value) => command.env(name, value),
-                None => command.env_remove(name),
-            };
-        }
-        Ok(Outcome::of(&command.output()?))
+        Ok(self.place.run_copy("package/bin/kilnbox", arguments)?)
     }
 
     /// Whether a training starts that has nothing in its cache and no time to compile; any other end than for want of time is an error.
